@@ -1,0 +1,82 @@
+"""The seam between a schedule and its performers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from graphnn.plan import ExecutionPlan
+
+Keep = Literal["outputs", "all"]
+States = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of a plan, as a backend is asked for it.
+
+    Args:
+        plan: The schedule, on the device of the tensors.
+        weight: (E,) edge weights, in graph order.
+        bias: (K,) biases of the graph's `bias_neurons`.
+        inputs: (B, n_in) the input groups, one after the other.
+        offset: (B, N) added to every preactivation, in neuron order, or None.
+        keep: "outputs" gives (B, n_out); "all" gives values and preactivations, each (B, N).
+    """
+
+    plan: ExecutionPlan
+    weight: Tensor
+    bias: Tensor
+    inputs: Tensor
+    offset: Tensor | None = None
+    keep: Keep = "outputs"
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that can require a gradient."""
+        tensors = (self.weight, self.bias, self.inputs)
+        return tensors if self.offset is None else (*tensors, self.offset)
+
+
+class Backend(Protocol):
+    """A schedule's performer."""
+
+    name: str
+
+    def unsupported(self, call: Call) -> list[str]:
+        """The reasons why this backend cannot run the call; empty if it can."""
+        ...
+
+    def describe_level(self, plan: ExecutionPlan, level: int) -> str:
+        """How this backend runs one level: "matrix product" or "message passing"."""
+        ...
+
+    def run(
+        self,
+        plan: ExecutionPlan,
+        weight: Tensor,
+        bias: Tensor,
+        inputs: Tensor,
+        offset: Tensor | None = None,
+        keep: Keep = "outputs",
+    ) -> Tensor | States:
+        """Runs the plan, differentiably; arguments and result as in `Call`."""
+        ...
+
+
+def describe_level(plan: ExecutionPlan, level: int) -> str:
+    """How a backend that leaves complete blocks to torch's matrix product runs a level."""
+    return "matrix product" if int(plan.block_width[level]) > 0 else "message passing"
+
+
+def is_transformed(call: Call) -> bool:
+    """Whether the call runs inside a torch.func transform or a tracer, where only torch's own
+    operations are seen."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or any(isinstance(t, torch._subclasses.FakeTensor) for t in call.tensors)
+    )

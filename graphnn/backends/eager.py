@@ -1,0 +1,164 @@
+"""What one level is made of, in torch operations: its sources, its bias, its activation.
+
+States are neuron-major here: row r of a level's (n, B) tensor is the level's r-th neuron. A matrix
+product leaves a transposed view of a contiguous (B, n) tensor, so consecutive blocks copy nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphnn.backends.base import States
+from graphnn.plan import ExecutionPlan, Level
+
+# (level, its pool (S, B), weight (E,)) -> sums (n, B) of weight * value over each neuron's edges.
+Aggregate = Callable[[Level, Tensor, Tensor], Tensor]
+
+
+def input_state(plan: ExecutionPlan, inputs: Tensor) -> Tensor:
+    """The (n_0, B) values of level 0, from (B, n_in) inputs."""
+    columns = plan.input_columns
+    return (inputs if columns is None else inputs.index_select(1, columns)).t()
+
+
+def gather_pool(level: Level, values: Sequence[Tensor | None]) -> Tensor:
+    """The (S, B) values of a level's distinct sources, from the levels' (n, B) values."""
+    pieces = []
+    for source, rows in zip(level.pool_levels, level.pool_rows, strict=True):
+        state = values[source]
+        assert state is not None
+        pieces.append(state if rows is None else state.index_select(0, rows))
+    if not pieces:
+        first = values[0]
+        assert first is not None
+        return first.new_zeros(0, first.shape[1])
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def block_operand(level: Level, pool: Tensor) -> Tensor:
+    """The pool (S, B) in the order of a block's weight columns."""
+    return pool if level.block_columns is None else pool.index_select(0, level.block_columns)
+
+
+def level_bias(level: Level, bias: Tensor) -> Tensor | None:
+    """The (n,) biases of a level, 0 where a neuron has none; None where no neuron has one."""
+    own = bias[level.bias]
+    if level.biased is None:
+        return own
+    if own.numel() == 0:
+        return None
+    return own.new_zeros(level.size).index_copy(0, level.biased, own)
+
+
+def preactivation(
+    level: Level, pool: Tensor, weight: Tensor, bias: Tensor, aggregate: Aggregate
+) -> Tensor:
+    """The (n, B) preactivations of a level, from its pool (S, B)."""
+    own_bias = level_bias(level, bias)
+    if level.is_block:
+        matrix = weight[level.edges].view(level.size, level.pool_size)
+        return F.linear(block_operand(level, pool).t(), matrix, own_bias).t()
+    total = aggregate(level, pool, weight)
+    return total if own_bias is None else total + own_bias[:, None]
+
+
+def activate(level: Level, state: Tensor) -> Tensor:
+    """The (n, B) values of a level, from its preactivations."""
+    if level.activation_order is None:
+        return level.activations[0][0](state)
+    parts = [activation(state.index_select(0, rows)) for activation, rows in level.activations]
+    return torch.cat(parts).index_select(0, level.activation_order)
+
+
+def walk(
+    plan: ExecutionPlan,
+    weight: Tensor,
+    bias: Tensor,
+    inputs: Tensor,
+    offset: Tensor | None,
+    aggregate: Aggregate,
+    visit: Callable[[int, Tensor, Tensor], Any],
+    forget: bool,
+) -> None:
+    """Computes the levels in order.
+
+    Args:
+        plan: The schedule.
+        weight: (E,).
+        bias: (K,).
+        inputs: (B, n_in).
+        offset: (B, N) or None.
+        aggregate: The sum over incoming edges of a level that is not a block.
+        visit: Called with (level, preactivations, values), both (n, B), for every level.
+        forget: Whether to let go of a level's values when no later level reads them.
+    """
+    values: list[Tensor | None] = [None] * plan.num_levels
+    first = input_state(plan, inputs)
+    if offset is not None:
+        order = plan.neuron_order[: first.shape[0]]
+        first = first + offset.index_select(1, order).t()
+    values[0] = first
+    visit(0, first, first)
+    for level in plan.levels:
+        pre = preactivation(level, gather_pool(level, values), weight, bias, aggregate)
+        if offset is not None:
+            pre = pre + offset.index_select(1, level.neurons).t()
+        state = activate(level, pre)
+        visit(level.index, pre, state)
+        values[level.index] = state
+        if forget:
+            for source in level.pool_levels:
+                if plan.last_reader[source] == level.index:
+                    values[source] = None
+
+
+def run_levels(
+    plan: ExecutionPlan,
+    weight: Tensor,
+    bias: Tensor,
+    inputs: Tensor,
+    offset: Tensor | None,
+    keep: str,
+    aggregate: Aggregate,
+) -> Tensor | States:
+    """Walks the levels and gives what `Backend.run` gives."""
+    if keep == "all":
+        pres: list[Tensor] = []
+        states: list[Tensor] = []
+        walk(
+            plan, weight, bias, inputs, offset, aggregate,
+            lambda _, pre, state: (pres.append(pre), states.append(state)), forget=False,
+        )  # fmt: skip
+        return neuron_order(plan, states), neuron_order(plan, pres)
+    pieces: list[Tensor] = []
+
+    def keep_outputs(index: int, _: Tensor, state: Tensor) -> None:
+        if index in plan.output_rows:
+            rows = plan.output_rows[index]
+            # Level 0 is the caller's tensor: an output must be a copy of it.
+            whole = state.clone() if index == 0 else state
+            pieces.append(whole if rows is None else state.index_select(0, rows))
+
+    walk(plan, weight, bias, inputs, offset, aggregate, keep_outputs, forget=True)
+    return outputs(plan, pieces)
+
+
+def outputs(plan: ExecutionPlan, pieces: list[Tensor]) -> Tensor:
+    """(B, n_out) from the output rows of each level that has some."""
+    joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    if plan.output_order is not None:
+        joined = joined.index_select(0, plan.output_order)
+    return joined.t().contiguous()
+
+
+def neuron_order(plan: ExecutionPlan, states: list[Tensor]) -> Tensor:
+    """(B, N) in neuron order, from every level's (n, B)."""
+    joined = torch.cat([state.t() for state in states], dim=1)
+    if plan.is_ordered:
+        return joined
+    return joined.index_select(1, plan.neuron_position)

@@ -1,0 +1,42 @@
+"""Refusing a second derivative that a backend does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphnn.errors import BackendError
+
+
+class _Refuse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, name: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.name = name
+        return tuple(gradient.view_as(gradient) for gradient in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise BackendError(
+            f"backend {ctx.name!r} has first derivatives only, but a second one was asked for. Set "
+            "net.backend = 'reference', which has every order."
+        )
+
+
+def refuse_second_derivative(
+    name: str, gradients: tuple[Tensor | None, ...], depends_on: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """The same gradients, whose own differentiation raises.
+
+    Args:
+        name: The backend's name.
+        gradients: A first derivative's gradients, computed without a graph; None where not needed.
+        depends_on: The tensors that they are functions of.
+
+    Returns:
+        The gradients, tied to `depends_on` by a function that has no derivative.
+    """
+    present = [gradient for gradient in gradients if gradient is not None]
+    tied = iter(_Refuse.apply(name, len(present), *present, *depends_on))
+    return tuple(None if gradient is None else next(tied) for gradient in gradients)

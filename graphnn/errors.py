@@ -1,0 +1,31 @@
+"""The errors of graphnn.
+
+::
+
+    ValueError
+    └── GraphNNError
+        ├── GraphError        a wiring, or an argument, that cannot be
+        ├── BackendError      a call that the asked-for backend cannot run
+        ├── ConversionError   a model or object that is not a neuron graph
+        └── FormatError       a file that does not hold what it should
+"""
+
+
+class GraphNNError(ValueError):
+    """Base class of every error that graphnn raises on purpose."""
+
+
+class GraphError(GraphNNError):
+    """A wiring or an argument breaks a rule; the message names the first offender."""
+
+
+class BackendError(GraphNNError):
+    """A backend was asked for by name and cannot run the call; the message holds every reason."""
+
+
+class ConversionError(GraphNNError):
+    """A model or object has no neuron-graph meaning; the message names the layer, module or node."""
+
+
+class FormatError(GraphNNError):
+    """A file does not hold what its format promises; the message names the file and the place."""

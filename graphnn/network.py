@@ -1,0 +1,404 @@
+"""A wiring with its parameters: the module that users train and call."""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphnn.backends import selection
+from graphnn.backends.base import Call
+from graphnn.errors import BackendError, GraphError
+from graphnn.graph import NeuronGraph
+from graphnn.plan import ExecutionPlan, build_plan
+from graphnn.trace import Trace
+
+OUTPUT_TRANSFORMS = (None, "softmax", "log_softmax")
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class Network(nn.Module):
+    """A neuron graph with one trainable weight per edge and one bias per biased neuron.
+
+    Args:
+        graph: The wiring.
+        weight: (E,) starting weights in the order of `graph.edge_index`, or None to draw them.
+        bias: (K,) starting biases in the order of `graph.bias_neurons`, or None to draw them.
+        backend: "auto" or a name from `graphnn.backends()`.
+        output_transform: None, "softmax" or "log_softmax", over each output group.
+        dtype: Of the parameters; default: that of `weight`, else of `bias`, else torch's default.
+        device: Of the parameters; default: that of `weight`, else of `bias`, else torch's default.
+        generator: Draws the parameters; default: torch's global one.
+
+    Raises:
+        GraphError: An argument has the wrong shape or dtype.
+        BackendError: There is no such backend.
+
+    Drawn weights and biases follow ``U(-1/sqrt(fan_in), 1/sqrt(fan_in))`` with the target's fan-in,
+    as nn.Linear's do; the bias of a neuron without incoming edges starts at 0.
+
+    Example:
+        >>> graph = graphnn.NeuronGraph([[0, 0, 1, 2], [1, 2, 3, 3]], activation="identity")
+        >>> net = graphnn.Network(graph, weight=torch.tensor([1.0, 2.0, 3.0, -4.0]), bias=torch.zeros(3))
+        >>> net(torch.tensor([[1.0], [2.0]]))
+        tensor([[ -5.],
+                [-10.]], grad_fn=...)
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        graph: NeuronGraph,
+        weight: Any = None,
+        bias: Any = None,
+        backend: str = "auto",
+        output_transform: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(graph, NeuronGraph):
+            raise GraphError(f"graph must be a NeuronGraph (got {type(graph).__name__}).")
+        if output_transform not in OUTPUT_TRANSFORMS:
+            raise GraphError(
+                f"output_transform must be None, 'softmax' or 'log_softmax' (got {output_transform!r})."
+            )
+        self._graph = graph
+        self._backend = selection.check_name(backend)
+        self._output_transform = output_transform
+        given = [torch.as_tensor(value) for value in (weight, bias) if value is not None]
+        dtype, device = _placement(given, dtype, device)
+        self.weight = nn.Parameter(
+            _parameter(weight, "weight", "num_edges", graph.num_edges, dtype, device)
+        )
+        num_biases = graph.bias_neurons.numel()
+        self.bias = nn.Parameter(
+            _parameter(bias, "bias", "bias_neurons.numel()", num_biases, dtype, device)
+        )
+        self._plan = build_plan(graph, self.weight.device)
+        drawn = [name for name, value in (("weight", weight), ("bias", bias)) if value is None]
+        self._draw(drawn, generator)
+
+    @property
+    def graph(self) -> NeuronGraph:
+        """The wiring."""
+        return self._graph
+
+    @property
+    def plan(self) -> ExecutionPlan:
+        """The schedule, on the network's device."""
+        return self._plan
+
+    @property
+    def in_features(self) -> int:
+        """n_in, over all input groups."""
+        return self._graph.input_ids.numel()
+
+    @property
+    def out_features(self) -> int:
+        """n_out, over all output groups."""
+        return self._graph.output_ids.numel()
+
+    @property
+    def output_transform(self) -> str | None:
+        """None, "softmax" or "log_softmax"."""
+        return self._output_transform
+
+    @property
+    def backend(self) -> str:
+        """ "auto" or a backend's name; settable."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, name: str) -> None:
+        self._backend = selection.check_name(name)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights and biases again, as on construction.
+
+        Args:
+            generator: Draws them; default: torch's global one.
+        """
+        self._draw(["weight", "bias"], generator)
+
+    @torch.no_grad()
+    def _draw(self, names: list[str], generator: torch.Generator | None) -> None:
+        for name in names:
+            values = getattr(self, name)
+            if values.device.type == "meta" or values.numel() == 0:
+                continue
+            graph = self._graph
+            neurons = graph.edge_index[1] if name == "weight" else graph.bias_neurons
+            fan_in = graph.fan_in.to(values.dtype if values.dtype.itemsize >= 4 else torch.float32)
+            bound = torch.where(fan_in > 0, fan_in.rsqrt(), 0.0)
+            drawn = torch.empty_like(values).uniform_(-1, 1, generator=generator)
+            drawn.mul_(bound.index_select(0, neurons).to(values.device, values.dtype))
+            # Through setattr where a parametrization must invert what it is given.
+            if torch.nn.utils.parametrize.is_parametrized(self, name):
+                setattr(self, name, drawn)
+            else:
+                values.copy_(drawn)
+
+    def forward(self, /, *inputs: Tensor, **named: Tensor) -> Any:
+        """Runs the network.
+
+        Args:
+            inputs: One tensor (*, n) for each input group, in declared order, with equal leading
+                dimensions; of the network's dtype and device.
+            named: The same by group name.
+
+        Returns:
+            (*, n_out), or with several output groups a named tuple of one such tensor for each.
+
+        Raises:
+            GraphError: Groups, shapes, dtypes or devices do not fit.
+            BackendError: The backend asked for by name cannot run this call.
+        """
+        flat, leading, keep_autocast = self._read_inputs(inputs, named)
+        call = Call(self._plan, self.weight, self.bias, flat)
+        with keep_autocast:
+            outputs = selection.select(self._backend, call).run(
+                call.plan, call.weight, call.bias, call.inputs
+            )
+        return self.split_outputs(outputs.unflatten(0, leading))
+
+    def trace(self, /, *inputs: Tensor, offset: Tensor | None = None, **named: Tensor) -> Trace:
+        """Runs the network and keeps every neuron's preactivation and value.
+
+        Args:
+            inputs: As in `forward`.
+            offset: (*, N) added to every preactivation, in neuron order, or None. Its gradient is
+                the gradient by the preactivations; its value an intervention.
+            named: As in `forward`.
+
+        Returns:
+            The `Trace`, differentiable while gradients are on.
+
+        Raises:
+            GraphError: As `forward`; or `offset` has the wrong shape.
+            BackendError: As `forward`.
+        """
+        flat, leading, keep_autocast = self._read_inputs(inputs, named)
+        if offset is not None:
+            offset = self._read_offset(offset, leading)
+        weight = self.weight
+        call = Call(self._plan, weight, self.bias, flat, offset, "all")
+        with keep_autocast:
+            values, preactivations = selection.select(self._backend, call).run(
+                call.plan, weight, call.bias, flat, offset, "all"
+            )
+        own = values.index_select(1, self._graph.output_ids.to(values.device))
+        return Trace(
+            values=values.unflatten(0, leading),
+            preactivations=preactivations.unflatten(0, leading),
+            outputs=self.split_outputs(own.unflatten(0, leading)),
+            graph=self._graph,
+            # A copy without gradients on, so that an optimiser's step does not change it.
+            weight=weight if weight.requires_grad and torch.is_grad_enabled() else weight.detach().clone(),
+        )
+
+    def backend_report(self, /, *inputs: Tensor, **named: Tensor) -> selection.BackendReport:
+        """Which backend runs each part of this call, and why the others do not.
+
+        Args:
+            inputs: As in `forward`.
+            named: As in `forward`.
+
+        Returns:
+            A report to print or to read.
+        """
+        flat, _, _ = self._read_inputs(inputs, named)
+        return selection.report(self._backend, Call(self._plan, self.weight, self.bias, flat))
+
+    def split_outputs(self, joined: Tensor) -> Any:
+        """Output groups out of all outputs, transformed.
+
+        Args:
+            joined: (*, n_out) values of the output neurons, before the output transform.
+
+        Returns:
+            What `forward` returns.
+        """
+        groups = self._graph.outputs
+        if len(groups) == 1:
+            return self._transform(joined)
+        parts = joined.split([ids.numel() for ids in groups.values()], dim=-1)
+        # A part is copied: written to in place, a view would change its neighbours' memory owner.
+        return output_tuple(tuple(groups))(*(self._transform(part.clone()) for part in parts))
+
+    def _transform(self, values: Tensor) -> Tensor:
+        if self._output_transform is None:
+            return values
+        function = torch.softmax if self._output_transform == "softmax" else torch.log_softmax
+        return function(values, -1)
+
+    def _read_inputs(
+        self, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
+    ) -> tuple[Tensor, tuple[int, ...], Any]:
+        """The inputs as one (B, n_in) tensor, their leading shape, and how to run under autocast."""
+        groups = self._graph.inputs
+        given = _by_group(inputs, named, tuple(groups))
+        weight = self.weight
+        if self.bias.dtype != weight.dtype or self.bias.device != weight.device:
+            raise GraphError(
+                f"weight and bias must have one dtype and device (got {weight.dtype} on "
+                f"{weight.device} and {self.bias.dtype} on {self.bias.device})."
+            )
+        autocast = torch.is_autocast_enabled(weight.device.type)
+        leading: tuple[int, ...] | None = None
+        ready = []
+        for (name, ids), x in zip(groups.items(), given, strict=True):
+            _check_input(name, x, ids.numel(), weight, autocast)
+            if leading is not None and tuple(x.shape[:-1]) != leading:
+                raise GraphError(
+                    f"all inputs must have the same leading dimensions, but {name!r} has "
+                    f"{tuple(x.shape[:-1])} after {leading}."
+                )
+            leading = tuple(x.shape[:-1])
+            ready.append(x.to(weight.dtype) if autocast else x)
+        joined = ready[0] if len(ready) == 1 else torch.cat(ready, dim=-1)
+        assert leading is not None
+        flat = joined.reshape(math.prod(leading), joined.shape[-1])
+        if self._plan.device != weight.device:
+            self._plan = build_plan(self._graph, weight.device)
+        context = torch.autocast(weight.device.type, enabled=False) if autocast else _NO_CONTEXT
+        return flat, leading, context
+
+    def _read_offset(self, offset: Tensor, leading: tuple[int, ...]) -> Tensor:
+        expected = (*leading, self._graph.num_neurons)
+        if not isinstance(offset, Tensor) or tuple(offset.shape) != expected:
+            shape = tuple(offset.shape) if isinstance(offset, Tensor) else type(offset).__name__
+            raise GraphError(f"offset must have shape {expected}, one column a neuron (got {shape}).")
+        _check_placement("offset", offset, self.weight)
+        return offset.reshape(math.prod(leading), expected[-1])
+
+    def extra_repr(self) -> str:
+        """The line that `print(net)` shows."""
+        graph = self._graph
+        activations = ", ".join(entry.name for entry in graph.activation_table)
+        return (
+            f"{graph.num_neurons} neurons, {graph.num_edges} edges, {graph.num_levels} levels, "
+            f"density {graph.density:.3g}, activations {activations}, "
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"backend={self._backend!r}, output_transform={self._output_transform!r}"
+        )
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Network:
+        super()._apply(fn, recurse)
+        if self.weight.device.type != "meta":
+            self._plan = build_plan(self._graph, self.weight.device)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A plan is derived from the graph: it is built again, or found beside a shared graph.
+        return {name: value for name, value in self.__dict__.items() if name != "_plan"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plan = build_plan(self._graph, self.weight.device)
+
+
+class _NoContext:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+_NO_CONTEXT = _NoContext()
+
+
+@lru_cache(maxsize=1024)
+def output_tuple(names: tuple[str, ...]) -> Any:
+    """The named tuple class of a network with these output groups."""
+    base = namedtuple("Outputs", names)  # noqa: PYI024  (the fields are known at run time only)
+    base.__reduce__ = lambda self: (_rebuild_outputs, (names, tuple(self)))
+    base.__module__ = __name__
+    return base
+
+
+def _rebuild_outputs(names: tuple[str, ...], values: tuple[Tensor, ...]) -> Any:
+    return output_tuple(names)(*values)
+
+
+def _placement(
+    given: list[Tensor], dtype: torch.dtype | None, device: Any
+) -> tuple[torch.dtype, torch.device]:
+    floating = [value for value in given if value.is_floating_point()]
+    if dtype is None:
+        dtype = floating[0].dtype if floating else torch.get_default_dtype()
+    if dtype not in _DTYPES:
+        raise GraphError(
+            f"dtype must be one of {', '.join(map(str, _DTYPES))} (got {dtype})."
+        )
+    if device is None:
+        device = given[0].device if given else torch.get_default_device()
+    return dtype, torch.device(device)
+
+
+def _parameter(
+    value: Any, name: str, what: str, count: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    if value is None:
+        return torch.empty(count, dtype=dtype, device=device)
+    value = torch.as_tensor(value)
+    if tuple(value.shape) != (count,):
+        raise GraphError(
+            f"{name} must have shape ({count},), as graph.{what} says (got shape {tuple(value.shape)})."
+        )
+    if value.is_complex() or value.dtype == torch.bool:
+        raise GraphError(f"{name} must hold real numbers (got {value.dtype}).")
+    return value.detach().to(device, dtype, copy=True)
+
+
+def _by_group(
+    inputs: tuple[Tensor, ...], named: dict[str, Tensor], names: tuple[str, ...]
+) -> list[Tensor]:
+    if inputs and named:
+        raise GraphError("inputs must come either in order or by name, not both.")
+    if named:
+        if set(named) != set(names):
+            raise GraphError(
+                f"inputs must be given for the groups {', '.join(map(repr, names))} "
+                f"(got {', '.join(map(repr, named))})."
+            )
+        return [named[name] for name in names]
+    if len(inputs) != len(names):
+        raise GraphError(
+            f"one input must be given for each of the groups {', '.join(map(repr, names))} "
+            f"(got {len(inputs)} inputs)."
+        )
+    return list(inputs)
+
+
+def _check_input(name: str, x: Tensor, size: int, weight: Tensor, autocast: bool) -> None:
+    if not isinstance(x, Tensor):
+        raise GraphError(f"input {name!r} must be a tensor (got {type(x).__name__}).")
+    if x.dim() == 0 or x.shape[-1] != size:
+        raise GraphError(
+            f"input {name!r} must have shape (*, {size}), one column a neuron (got {tuple(x.shape)})."
+        )
+    if not (autocast and x.is_floating_point() and x.device == weight.device):
+        _check_placement(f"input {name!r}", x, weight)
+
+
+def _check_placement(name: str, x: Tensor, weight: Tensor) -> None:
+    if x.device != weight.device:
+        raise BackendError(
+            f"{name} must be where the weights are: it is on {x.device}, they are on {weight.device}. "
+            "Move one with .to()."
+        )
+    if x.dtype != weight.dtype:
+        raise GraphError(
+            f"{name} must have the weights' dtype {weight.dtype} (got {x.dtype}). Convert it, or the "
+            "network with net.to(dtype)."
+        )
