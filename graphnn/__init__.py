@@ -1,14 +1,29 @@
 """Neural networks as graphs: neurons are nodes, every edge owns one trainable weight."""
 
 from graphnn import activation as activation
+from graphnn import edit as edit
+from graphnn import parametrize as parametrize
 from graphnn.activation import register_activation as register_activation
 from graphnn.backends.selection import backends as backends
+from graphnn.build import from_edges as from_edges
+from graphnn.convert.activation_layer import NeuronActivation as NeuronActivation
+from graphnn.convert.linear_stack import to_sequential as to_sequential
+from graphnn.convert.module import to_module as to_module
+from graphnn.convert.networkx import from_networkx as from_networkx
+from graphnn.convert.networkx import to_networkx as to_networkx
+from graphnn.convert.pyg import from_pyg as from_pyg
+from graphnn.convert.pyg import to_pyg as to_pyg
+from graphnn.convert.sequential import from_sequential as from_sequential
 from graphnn.errors import BackendError as BackendError
 from graphnn.errors import ConversionError as ConversionError
 from graphnn.errors import FormatError as FormatError
 from graphnn.errors import GraphError as GraphError
 from graphnn.errors import GraphNNError as GraphNNError
 from graphnn.graph import NeuronGraph as NeuronGraph
+from graphnn.io.graphml import read_graphml as read_graphml
+from graphnn.io.graphml import write_graphml as write_graphml
+from graphnn.io.safetensors import load as load
+from graphnn.io.safetensors import save as save
 from graphnn.network import Network as Network
 from graphnn.plan import build_plan as build_plan
 from graphnn.trace import Trace as Trace

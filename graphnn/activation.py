@@ -69,7 +69,7 @@ _RULES: dict[str, Rule] = {
 }
 
 _BUILT_IN = frozenset(_RULES)
-_CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\(([^()]*)\))?\s*")
+_CALL = re.compile(r"\s*([^\W\d]\w*)\s*(?:\(([^()]*)\))?\s*")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,16 @@ class Activation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Applies the function to every element of `x` and returns a tensor of its shape."""
-        return _RULES[self.function].function(x, *self.parameters)
+        return apply(self.function, self.parameters, x)
+
+
+def apply(function: str, parameters: tuple[float, ...], x: Tensor) -> Tensor:
+    """Applies an activation given by its bare name and all its parameters.
+
+    For code that tracers read: they follow plain strings and numbers where they do not follow a
+    call on an object.
+    """
+    return _RULES[function].function(x, *parameters)
 
 
 def _number(value: float) -> str:
@@ -102,7 +111,7 @@ def _number(value: float) -> str:
 
 
 def _unknown(name: str) -> GraphError:
-    bare = name.split("(")[0].strip()
+    bare = name.split("(", maxsplit=1)[0].strip()
     near = difflib.get_close_matches(bare.lower(), _RULES, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return GraphError(
@@ -111,7 +120,6 @@ def _unknown(name: str) -> GraphError:
     )
 
 
-@lru_cache(maxsize=4096)
 def resolve(name: str) -> Activation:
     """Parses an activation's name.
 
@@ -124,11 +132,20 @@ def resolve(name: str) -> Activation:
 
     Raises:
         GraphError: The name is unknown, or its parameters are not that function's.
+
+    Example:
+        >>> graphnn.activation.resolve("softplus(2)").name
+        'softplus(2, 20)'
     """
     if not isinstance(name, str):
         raise GraphError(
             f"activation must be a name, such as 'relu' (got {type(name).__name__}: {name!r})."
         )
+    return _resolve(name)
+
+
+@lru_cache(maxsize=4096)
+def _resolve(name: str) -> Activation:
     match = _CALL.fullmatch(name)
     if match is None or match[1] not in _RULES:
         raise _unknown(name)
@@ -143,9 +160,7 @@ def resolve(name: str) -> Activation:
     return Activation(canonical, function, parameters)
 
 
-def _parse_parameters(
-    name: str, written: str, defaults: tuple[float, ...]
-) -> tuple[float, ...]:
+def _parse_parameters(name: str, written: str, defaults: tuple[float, ...]) -> tuple[float, ...]:
     try:
         given = tuple(float(part) for part in written.split(","))
     except ValueError:
@@ -177,8 +192,8 @@ def register_activation(name: str, function: Callable[[Tensor], Tensor]) -> None
 
     Args:
         name: An identifier that no built-in activation has.
-        function: Maps a tensor to a tensor of the same shape, element by element, out of
-            differentiable torch operations.
+        function: Maps a tensor to a tensor of the same shape and dtype, element by element, out
+            of differentiable torch operations.
 
     Raises:
         GraphError: The name is not an identifier or belongs to a built-in activation, or the
@@ -195,13 +210,26 @@ def register_activation(name: str, function: Callable[[Tensor], Tensor]) -> None
     if name in _BUILT_IN:
         raise GraphError(f"{name!r} is a built-in activation. Register under another name.")
     if not callable(function):
-        raise GraphError(
-            f"function must be callable on a tensor (got {type(function).__name__})."
-        )
-    _RULES[name] = Rule(function)
-    resolve.cache_clear()
+        raise GraphError(f"function must be callable on a tensor (got {type(function).__name__}).")
+
+    def checked(x: Tensor) -> Tensor:
+        value = function(x)
+        if not isinstance(value, Tensor) or value.shape != x.shape or value.dtype != x.dtype:
+            raise GraphError(
+                f"activation {name!r} must keep shape and dtype: it was given {tuple(x.shape)}, "
+                f"{x.dtype} (got {_described(value)} back). Register another function."
+            )
+        return value
+
+    _RULES[name] = Rule(checked)
+    _resolve.cache_clear()
 
 
-def is_built_in(activation: Activation) -> bool:
-    """Whether the activation is one of the contract's, for which every backend has code."""
-    return activation.function in _BUILT_IN
+def _described(value: object) -> str:
+    is_tensor = isinstance(value, Tensor)
+    return f"{tuple(value.shape)}, {value.dtype}" if is_tensor else type(value).__name__
+
+
+def built_in() -> frozenset[str]:
+    """The bare names of the contract's activations, for which every backend has code."""
+    return _BUILT_IN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -33,7 +34,7 @@ class NeuronGraph:
             neurons without incoming edges, ascending. An id may occur once.
         outputs: Likewise (one group, called "output"). Default: the neurons without outgoing
             edges, ascending. An id may repeat, and may be an input.
-        activation: One name for all computed neurons, or one name per neuron ("identity" at inputs).
+        activation: One name for all computed neurons, or one per neuron ("identity" at inputs).
         bias: Whether computed neurons have a bias: True, False, or one bool per neuron (False at
             inputs).
         names: One unique hashable label per neuron, or None.
@@ -49,6 +50,8 @@ class NeuronGraph:
         tensor([2, 3])
     """
 
+    # Ids that were made under inference mode could not be saved for a backward pass later on.
+    @torch.inference_mode(False)
     def __init__(
         self,
         edge_index: Tensor | np.ndarray | Sequence[Sequence[int]],
@@ -60,19 +63,22 @@ class NeuronGraph:
         names: Iterable[Hashable] | None = None,
     ) -> None:
         edges = wiring.read_edge_index(edge_index)
-        labels = None if names is None else tuple(names)
-        count = wiring.count_neurons(num_neurons, edges, inputs, outputs, activation, bias, labels)
+        labels = wiring.read_names(names)
+        ins, outs = wiring.read_groups(inputs, "input"), wiring.read_groups(outputs, "output")
+        count = wiring.count_neurons(num_neurons, edges, ins, outs, activation, bias, labels)
         wiring.check_names(labels, count)
         wiring.check_range(edges, count)
         sorted_edges = wiring.SortedEdges.of(edges, count, labels)
 
         sources = np.flatnonzero(np.diff(sorted_edges.ptr) == 0)
-        self._inputs = wiring.read_groups(inputs, "input", sources, count)
+        ins = {"input": sources} if ins is None else ins
+        self._inputs = wiring.check_groups(ins, "input", count)
         is_input = wiring.check_inputs(self._inputs, sorted_edges, labels)
         self._level = sorted_edges.levels(is_input, labels)
         # A cycle leaves no neuron without outgoing edges, so it is looked for before the outputs.
         sinks = np.flatnonzero(np.bincount(edges[0].numpy(), minlength=count) == 0)
-        self._outputs = wiring.read_groups(outputs, "output", sinks, count)
+        outs = {"output": sinks} if outs is None else outs
+        self._outputs = wiring.check_groups(outs, "output", count)
 
         self._edge_index = edges
         self._num_neurons = count
@@ -81,6 +87,14 @@ class NeuronGraph:
         self._is_input = is_input
         self._activation_table, self._activation_code = wiring.read_activation(activation, is_input)
         self._has_bias = wiring.read_bias(bias, is_input)
+        self._tensors = {
+            "level": torch.from_numpy(self._level),
+            "input_ids": torch.cat(list(self._inputs.values())),
+            "output_ids": torch.cat(list(self._outputs.values())),
+            "activation_code": torch.from_numpy(self._activation_code),
+            "bias_neurons": torch.from_numpy(np.flatnonzero(self._has_bias)),
+            "fan_in": torch.from_numpy(np.diff(sorted_edges.ptr)),
+        }
         # What later stages derive from the wiring (its plan on each device) and keep beside it;
         # never compared, copied or pickled.
         self.derived: dict[Any, Any] = {}
@@ -105,10 +119,10 @@ class NeuronGraph:
         """L, level 0 counted."""
         return int(self._level.max()) + 1
 
-    @cached_property
+    @property
     def level(self) -> Tensor:
-        """(N,) int64: 0 for an input, 1 for a constant, else 1 + the highest level of the sources."""
-        return torch.from_numpy(self._level)
+        """(N,) int64: 0 for an input, 1 for a constant, else 1 + the sources' highest level."""
+        return self._tensors["level"]
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -120,15 +134,15 @@ class NeuronGraph:
         """Group name -> (n,) int64 neuron ids, in declared order."""
         return dict(self._outputs)
 
-    @cached_property
+    @property
     def input_ids(self) -> Tensor:
         """(n_in,) int64: the ids of all input groups, one after the other."""
-        return torch.cat(list(self._inputs.values()))
+        return self._tensors["input_ids"]
 
-    @cached_property
+    @property
     def output_ids(self) -> Tensor:
         """(n_out,) int64: the ids of all output groups, one after the other."""
-        return torch.cat(list(self._outputs.values()))
+        return self._tensors["output_ids"]
 
     @cached_property
     def activation(self) -> tuple[str, ...]:
@@ -141,25 +155,25 @@ class NeuronGraph:
         """The distinct activations, in the order in which they first occur."""
         return self._activation_table
 
-    @cached_property
+    @property
     def activation_code(self) -> Tensor:
         """(N,) int64: each neuron's place in `activation_table`."""
-        return torch.from_numpy(self._activation_code)
+        return self._tensors["activation_code"]
 
-    @cached_property
+    @property
     def bias_neurons(self) -> Tensor:
         """(K,) int64: the ids of the neurons that have a bias, ascending."""
-        return torch.from_numpy(np.flatnonzero(self._has_bias))
+        return self._tensors["bias_neurons"]
 
     @property
     def names(self) -> tuple[Hashable, ...] | None:
         """N unique labels, or None."""
         return self._names
 
-    @cached_property
+    @property
     def fan_in(self) -> Tensor:
         """(N,) int64: the number of incoming edges."""
-        return torch.from_numpy(np.diff(self._sorted.ptr))
+        return self._tensors["fan_in"]
 
     @cached_property
     def density(self) -> float:
@@ -199,12 +213,15 @@ class NeuronGraph:
         Raises:
             GraphError: There is no such level.
         """
-        if not 0 <= level < self.num_levels:
-            raise GraphError(f"level must be in 0 ... {self.num_levels - 1} (got {level}).")
+        if not isinstance(level, numbers.Integral) or not 0 <= level < self.num_levels:
+            raise GraphError(
+                f"level must be an integer in 0 ... {self.num_levels - 1} (got {level!r})."
+            )
+        level = int(level)
         ptr, order = self._edges_by_level
         return torch.from_numpy(order[ptr[level] : ptr[level + 1]])
 
-    @cached_property
+    @property
     def edges_in_level_order(self) -> Tensor:
         """(E,) int64: `edges_of_level` of every level, one after the other."""
         return torch.from_numpy(self._edges_by_level[1])
@@ -226,19 +243,19 @@ class NeuronGraph:
         Raises:
             GraphError: A label is unknown, or one string was given instead of a sequence.
         """
-        if isinstance(labels, str | bytes):
-            raise GraphError(f"labels must be a sequence of labels (got the string {labels!r}).")
+        if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
+            raise GraphError(f"labels must be a sequence of labels (got {labels!r}).")
         if self._names is None:
             return wiring.read_ids(labels, "labels", self._num_neurons)
         found = []
         for place, label in enumerate(labels):
-            if label not in self._id_of:
+            if not isinstance(label, Hashable) or label not in self._id_of:
                 raise GraphError(
                     f"labels must be names of neurons, but labels[{place}] is {label!r}, which no "
                     f"neuron has.{wiring.near_label(label, self._names)}"
                 )
             found.append(self._id_of[label])
-        return torch.tensor(found, dtype=torch.int64)
+        return torch.from_numpy(np.array(found, dtype=np.int64))
 
     def edge_ids(self, sources: Ids, targets: Ids) -> Tensor:
         """The ids of the edges sources[i] -> targets[i].
@@ -277,7 +294,14 @@ class NeuronGraph:
         return self._sorted
 
     def describe(self, neuron: int) -> str:
-        """A neuron as messages name it: its id, after its name where it has one."""
+        """A neuron as messages name it: its id, after its name where it has one.
+
+        Args:
+            neuron: Its id.
+
+        Returns:
+            ``"neuron 3"`` or ``"'x' (neuron 3)"``.
+        """
         return wiring.describe(neuron, self._names)
 
     def arguments(self) -> dict[str, Any]:
@@ -291,6 +315,11 @@ class NeuronGraph:
             "bias": self._has_bias,
             "names": self._names,
         }
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and name != "derived":
+            raise AttributeError(f"a NeuronGraph is immutable: {name!r} cannot be set.")
+        super().__setattr__(name, value)
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -329,7 +358,8 @@ class NeuronGraph:
 
     def __repr__(self) -> str:
         groups = ", ".join(
-            f"{name}: {ids.numel()}" for name, ids in (*self._inputs.items(), *self._outputs.items())
+            f"{name}: {ids.numel()}"
+            for name, ids in (*self._inputs.items(), *self._outputs.items())
         )
         return (
             f"NeuronGraph({self._num_neurons} neurons, {self.num_edges} edges, "
@@ -343,5 +373,3 @@ def _rebuild(arguments: dict[str, Any]) -> NeuronGraph:
 
 def _equal_groups(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return list(one) == list(other) and all(torch.equal(one[n], other[n]) for n in one)
-
-

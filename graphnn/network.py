@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from graphnn.backends import selection
 from graphnn.backends.base import Call
-from graphnn.errors import BackendError, GraphError
+from graphnn.errors import GraphError
 from graphnn.graph import NeuronGraph
 from graphnn.plan import ExecutionPlan, build_plan
 from graphnn.trace import Trace
 
 OUTPUT_TRANSFORMS = (None, "softmax", "log_softmax")
+_DERIVED = ("_plan", "_output_tuple")
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -44,7 +45,7 @@ class Network(nn.Module):
 
     Example:
         >>> graph = graphnn.NeuronGraph([[0, 0, 1, 2], [1, 2, 3, 3]], activation="identity")
-        >>> net = graphnn.Network(graph, weight=torch.tensor([1.0, 2.0, 3.0, -4.0]), bias=torch.zeros(3))
+        >>> net = graphnn.Network(graph, weight=[1.0, 2.0, 3.0, -4.0], bias=torch.zeros(3))
         >>> net(torch.tensor([[1.0], [2.0]]))
         tensor([[ -5.],
                 [-10.]], grad_fn=...)
@@ -69,13 +70,14 @@ class Network(nn.Module):
             raise GraphError(f"graph must be a NeuronGraph (got {type(graph).__name__}).")
         if output_transform not in OUTPUT_TRANSFORMS:
             raise GraphError(
-                f"output_transform must be None, 'softmax' or 'log_softmax' (got {output_transform!r})."
+                "output_transform must be None, 'softmax' or 'log_softmax' "
+                f"(got {output_transform!r})."
             )
         self._graph = graph
         self._backend = selection.check_name(backend)
         self._output_transform = output_transform
-        given = [torch.as_tensor(value) for value in (weight, bias) if value is not None]
-        dtype, device = _placement(given, dtype, device)
+        weight, bias = _read_values(weight, "weight"), _read_values(bias, "bias")
+        dtype, device = _placement(weight, bias, dtype, device)
         self.weight = nn.Parameter(
             _parameter(weight, "weight", "num_edges", graph.num_edges, dtype, device)
         )
@@ -84,6 +86,8 @@ class Network(nn.Module):
             _parameter(bias, "bias", "bias_neurons.numel()", num_biases, dtype, device)
         )
         self._plan = build_plan(graph, self.weight.device)
+        # Made here, because torch.compile cannot trace the making of a class.
+        self._output_tuple = output_tuple(tuple(graph.outputs))
         drawn = [name for name, value in (("weight", weight), ("bias", bias)) if value is None]
         self._draw(drawn, generator)
 
@@ -114,7 +118,7 @@ class Network(nn.Module):
 
     @property
     def backend(self) -> str:
-        """ "auto" or a backend's name; settable."""
+        """A backend's name, or "auto"; settable."""
         return self._backend
 
     @backend.setter
@@ -131,6 +135,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def _draw(self, names: list[str], generator: torch.Generator | None) -> None:
+        _check_generator(generator, self.weight.device)
         for name in names:
             values = getattr(self, name)
             if values.device.type == "meta" or values.numel() == 0:
@@ -162,13 +167,9 @@ class Network(nn.Module):
             GraphError: Groups, shapes, dtypes or devices do not fit.
             BackendError: The backend asked for by name cannot run this call.
         """
-        flat, leading, keep_autocast = self._read_inputs(inputs, named)
-        call = Call(self._plan, self.weight, self.bias, flat)
-        with keep_autocast:
-            outputs = selection.select(self._backend, call).run(
-                call.plan, call.weight, call.bias, call.inputs
-            )
-        return self.split_outputs(outputs.unflatten(0, leading))
+        flat, leading = self._read_inputs(inputs, named)
+        outputs = self._run(Call(self._plan, self.weight, self.bias, flat))
+        return self.split_outputs(outputs.reshape(*leading, outputs.shape[-1]))
 
     def trace(self, /, *inputs: Tensor, offset: Tensor | None = None, **named: Tensor) -> Trace:
         """Runs the network and keeps every neuron's preactivation and value.
@@ -186,23 +187,20 @@ class Network(nn.Module):
             GraphError: As `forward`; or `offset` has the wrong shape.
             BackendError: As `forward`.
         """
-        flat, leading, keep_autocast = self._read_inputs(inputs, named)
+        flat, leading = self._read_inputs(inputs, named)
         if offset is not None:
             offset = self._read_offset(offset, leading)
         weight = self.weight
         call = Call(self._plan, weight, self.bias, flat, offset, "all")
-        with keep_autocast:
-            values, preactivations = selection.select(self._backend, call).run(
-                call.plan, weight, call.bias, flat, offset, "all"
-            )
+        values, preactivations = self._run(call)
         own = values.index_select(1, self._graph.output_ids.to(values.device))
         return Trace(
-            values=values.unflatten(0, leading),
-            preactivations=preactivations.unflatten(0, leading),
-            outputs=self.split_outputs(own.unflatten(0, leading)),
+            values=values.reshape(*leading, values.shape[-1]),
+            preactivations=preactivations.reshape(*leading, values.shape[-1]),
+            outputs=self.split_outputs(own.reshape(*leading, own.shape[-1])),
             graph=self._graph,
-            # A copy without gradients on, so that an optimiser's step does not change it.
-            weight=weight if weight.requires_grad and torch.is_grad_enabled() else weight.detach().clone(),
+            # A copy, because an optimiser's step changes the parameter in place.
+            weight=weight.clone(),
         )
 
     def backend_report(self, /, *inputs: Tensor, **named: Tensor) -> selection.BackendReport:
@@ -215,8 +213,16 @@ class Network(nn.Module):
         Returns:
             A report to print or to read.
         """
-        flat, _, _ = self._read_inputs(inputs, named)
+        flat, _ = self._read_inputs(inputs, named)
         return selection.report(self._backend, Call(self._plan, self.weight, self.bias, flat))
+
+    def _run(self, call: Call) -> Any:
+        backend = selection.select(self._backend, call)
+        arguments = (call.plan, call.weight, call.bias, call.inputs, call.offset, call.keep)
+        if _is_autocast(call.weight.device):
+            with torch.autocast(call.weight.device.type, enabled=False):
+                return backend.run(*arguments)
+        return backend.run(*arguments)
 
     def split_outputs(self, joined: Tensor) -> Any:
         """Output groups out of all outputs, transformed.
@@ -232,7 +238,7 @@ class Network(nn.Module):
             return self._transform(joined)
         parts = joined.split([ids.numel() for ids in groups.values()], dim=-1)
         # A part is copied: written to in place, a view would change its neighbours' memory owner.
-        return output_tuple(tuple(groups))(*(self._transform(part.clone()) for part in parts))
+        return self._output_tuple(*(self._transform(part.clone()) for part in parts))
 
     def _transform(self, values: Tensor) -> Tensor:
         if self._output_transform is None:
@@ -242,8 +248,8 @@ class Network(nn.Module):
 
     def _read_inputs(
         self, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
-    ) -> tuple[Tensor, tuple[int, ...], Any]:
-        """The inputs as one (B, n_in) tensor, their leading shape, and how to run under autocast."""
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """The inputs as one (B, n_in) tensor, and their leading shape."""
         groups = self._graph.inputs
         given = _by_group(inputs, named, tuple(groups))
         weight = self.weight
@@ -252,7 +258,7 @@ class Network(nn.Module):
                 f"weight and bias must have one dtype and device (got {weight.dtype} on "
                 f"{weight.device} and {self.bias.dtype} on {self.bias.device})."
             )
-        autocast = torch.is_autocast_enabled(weight.device.type)
+        autocast = _is_autocast(weight.device)
         leading: tuple[int, ...] | None = None
         ready = []
         for (name, ids), x in zip(groups.items(), given, strict=True):
@@ -269,14 +275,15 @@ class Network(nn.Module):
         flat = joined.reshape(math.prod(leading), joined.shape[-1])
         if self._plan.device != weight.device:
             self._plan = build_plan(self._graph, weight.device)
-        context = torch.autocast(weight.device.type, enabled=False) if autocast else _NO_CONTEXT
-        return flat, leading, context
+        return flat, leading
 
     def _read_offset(self, offset: Tensor, leading: tuple[int, ...]) -> Tensor:
         expected = (*leading, self._graph.num_neurons)
         if not isinstance(offset, Tensor) or tuple(offset.shape) != expected:
             shape = tuple(offset.shape) if isinstance(offset, Tensor) else type(offset).__name__
-            raise GraphError(f"offset must have shape {expected}, one column a neuron (got {shape}).")
+            raise GraphError(
+                f"offset must have shape {expected}, one column a neuron (got {shape})."
+            )
         _check_placement("offset", offset, self.weight)
         return offset.reshape(math.prod(leading), expected[-1])
 
@@ -298,29 +305,19 @@ class Network(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # A plan is derived from the graph: it is built again, or found beside a shared graph.
-        return {name: value for name, value in self.__dict__.items() if name != "_plan"}
+        # Both are derived from the graph: made again, or found beside a shared graph.
+        return {name: value for name, value in self.__dict__.items() if name not in _DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plan = build_plan(self._graph, self.weight.device)
-
-
-class _NoContext:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-_NO_CONTEXT = _NoContext()
+        self._output_tuple = output_tuple(tuple(self._graph.outputs))
 
 
 @lru_cache(maxsize=1024)
 def output_tuple(names: tuple[str, ...]) -> Any:
     """The named tuple class of a network with these output groups."""
-    base = namedtuple("Outputs", names)  # noqa: PYI024  (the fields are known at run time only)
+    base = namedtuple("Outputs", names)
     base.__reduce__ = lambda self: (_rebuild_outputs, (names, tuple(self)))
     base.__module__ = __name__
     return base
@@ -330,33 +327,73 @@ def _rebuild_outputs(names: tuple[str, ...], values: tuple[Tensor, ...]) -> Any:
     return output_tuple(names)(*values)
 
 
+def _is_autocast(device: torch.device) -> bool:
+    # Asking about a device that has no autocast, such as meta, is an error.
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def _check_generator(generator: Any, device: torch.device) -> None:
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise GraphError(
+            f"generator must be a torch.Generator (got {type(generator).__name__}). Make one with "
+            "torch.Generator().manual_seed(seed)."
+        )
+    if device.type != "meta" and generator.device.type != device.type:
+        raise GraphError(
+            f"generator must be on the network's device {device} (got one on {generator.device}). "
+            f"Make it with torch.Generator({device.type!r})."
+        )
+
+
+def _read_values(value: Any, name: str) -> Tensor | None:
+    """A `weight` or `bias` argument as a tensor."""
+    if value is None:
+        return None
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise GraphError(
+            f"{name} must be a tensor, an array or a list of numbers ({error})."
+        ) from None
+    if tensor.layout != torch.strided:
+        raise GraphError(f"{name} must be a dense tensor (got layout {tensor.layout}).")
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise GraphError(f"{name} must hold real numbers (got {tensor.dtype}).")
+    return tensor
+
+
 def _placement(
-    given: list[Tensor], dtype: torch.dtype | None, device: Any
+    weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype | None, device: Any
 ) -> tuple[torch.dtype, torch.device]:
+    given = [value for value in (weight, bias) if value is not None]
     floating = [value for value in given if value.is_floating_point()]
     if dtype is None:
         dtype = floating[0].dtype if floating else torch.get_default_dtype()
     if dtype not in _DTYPES:
-        raise GraphError(
-            f"dtype must be one of {', '.join(map(str, _DTYPES))} (got {dtype})."
-        )
+        raise GraphError(f"dtype must be one of {', '.join(map(str, _DTYPES))} (got {dtype}).")
     if device is None:
         device = given[0].device if given else torch.get_default_device()
     return dtype, torch.device(device)
 
 
 def _parameter(
-    value: Any, name: str, what: str, count: int, dtype: torch.dtype, device: torch.device
+    value: Tensor | None,
+    name: str,
+    what: str,
+    count: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     if value is None:
         return torch.empty(count, dtype=dtype, device=device)
-    value = torch.as_tensor(value)
     if tuple(value.shape) != (count,):
         raise GraphError(
-            f"{name} must have shape ({count},), as graph.{what} says (got shape {tuple(value.shape)})."
+            f"{name} must have shape ({count},), as graph.{what} says "
+            f"(got shape {tuple(value.shape)})."
         )
-    if value.is_complex() or value.dtype == torch.bool:
-        raise GraphError(f"{name} must hold real numbers (got {value.dtype}).")
     return value.detach().to(device, dtype, copy=True)
 
 
@@ -385,7 +422,8 @@ def _check_input(name: str, x: Tensor, size: int, weight: Tensor, autocast: bool
         raise GraphError(f"input {name!r} must be a tensor (got {type(x).__name__}).")
     if x.dim() == 0 or x.shape[-1] != size:
         raise GraphError(
-            f"input {name!r} must have shape (*, {size}), one column a neuron (got {tuple(x.shape)})."
+            f"input {name!r} must have shape (*, {size}), one column a neuron "
+            f"(got {tuple(x.shape)})."
         )
     if not (autocast and x.is_floating_point() and x.device == weight.device):
         _check_placement(f"input {name!r}", x, weight)
@@ -393,12 +431,12 @@ def _check_input(name: str, x: Tensor, size: int, weight: Tensor, autocast: bool
 
 def _check_placement(name: str, x: Tensor, weight: Tensor) -> None:
     if x.device != weight.device:
-        raise BackendError(
-            f"{name} must be where the weights are: it is on {x.device}, they are on {weight.device}. "
-            "Move one with .to()."
+        raise GraphError(
+            f"{name} must be where the weights are: it is on {x.device}, they are on "
+            f"{weight.device}. Move one with .to()."
         )
     if x.dtype != weight.dtype:
         raise GraphError(
-            f"{name} must have the weights' dtype {weight.dtype} (got {x.dtype}). Convert it, or the "
-            "network with net.to(dtype)."
+            f"{name} must have the weights' dtype {weight.dtype} (got {x.dtype}). Convert it, or "
+            "the network with net.to(dtype)."
         )

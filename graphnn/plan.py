@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,57 +12,7 @@ from torch import Tensor
 
 from graphnn.activation import Activation
 from graphnn.graph import NeuronGraph
-
-
-@dataclass(frozen=True)
-class Level:
-    """What an eager backend needs to run one level; tensors on the plan's device.
-
-    Args:
-        index: The level's number, 1 ... L - 1.
-        pool_levels: The lower levels that it reads, ascending.
-        pool_rows: For each of them, the rows (int64) of its values that are read, or None for all.
-        pool_size: S, the number of distinct sources.
-        size: n, the number of neurons.
-        is_block: Whether every neuron reads every source: the level is an nn.Linear.
-        block_columns: For a block, the place in the pool of each weight column, or None where that
-            is the order.
-        edges: Ids (int64) of the level's edges, sorted by target, then source; a slice where the
-            ids are consecutive.
-        columns: (E_l,) int64 place of each edge's source in the pool.
-        rows: (E_l,) int64 place of each edge's target in the level.
-        row_ptr: (n + 1,) int64 offsets of the targets' edges.
-        neurons: (n,) int64 neuron ids.
-        biased: (n_b,) int64 places of the neurons with a bias, or None where all have one.
-        bias: Slice or ids (int64) of their biases.
-        activations: (activation, places (int64) or None for the whole level) for each distinct one.
-        activation_order: (n,) each neuron's place when the activations' places are concatenated;
-            None for a single activation.
-    """
-
-    index: int
-    pool_levels: tuple[int, ...]
-    pool_rows: tuple[Tensor | None, ...]
-    pool_size: int
-    size: int
-    is_block: bool
-    block_columns: Tensor | None
-    edges: slice | Tensor
-    columns: Tensor
-    rows: Tensor
-    row_ptr: Tensor
-    neurons: Tensor
-    biased: Tensor | None
-    bias: slice | Tensor
-    activations: tuple[tuple[Activation, Tensor | None], ...]
-    activation_order: Tensor | None
-
-    @cached_property
-    def by_source(self) -> tuple[Tensor, Tensor]:
-        """The transpose: (order, ptr), the edges' places sorted by column and (S + 1,) offsets."""
-        order = torch.argsort(self.columns, stable=True)
-        counts = torch.bincount(self.columns, minlength=self.pool_size)
-        return order, torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+from graphnn.levels import Level, LevelTables, cut_levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +39,7 @@ class ExecutionPlan:
         input_position: (n_in,) int64 positions of the inputs, groups one after the other.
         output_position: (n_out,) int64 positions of the outputs.
         device: Where the tensors are.
+        derived: What backends derive from the plan and keep beside it.
     """
 
     num_neurons: int
@@ -107,6 +59,7 @@ class ExecutionPlan:
     input_position: Tensor
     output_position: Tensor
     device: torch.device
+    derived: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to(self, device: torch.device) -> ExecutionPlan:
         """The same plan with its tensors on `device`."""
@@ -115,138 +68,40 @@ class ExecutionPlan:
         moved = {
             name: value.to(device) if isinstance(value, Tensor) else value
             for name, value in self.__dict__.items()
-            if name in self.__dataclass_fields__
         }
-        return ExecutionPlan(**{**moved, "device": device})
+        # The tables are cut from numbers on the CPU, which a moved plan no longer has.
+        origin = self.derived.get("origin", self)
+        return ExecutionPlan(**{**moved, "device": device, "derived": {"origin": origin}})
 
-    @cached_property
+    def __deepcopy__(self, memo: dict[int, Any]) -> ExecutionPlan:
+        # Never written to, so a copied network shares its plan as it shares its graph.
+        return self
+
+    @property
+    def tables(self) -> LevelTables:
+        """The plan cut into levels, for backends that run level by level; made at first use."""
+        return _tables(self)
+
+    @property
     def levels(self) -> tuple[Level, ...]:
-        """Levels 1 ... L - 1 as an eager backend runs them."""
-        cutter = _LevelCutter(self)
-        return tuple(cutter.cut(level) for level in range(1, self.num_levels))
-
-    @cached_property
-    def is_ordered(self) -> bool:
-        """Whether positions are neuron ids."""
-        return torch.equal(self.neuron_order.cpu(), torch.arange(self.num_neurons))
-
-    @cached_property
-    def input_columns(self) -> Tensor | None:
-        """(n_in,) the input column of each position on level 0; None where that is the order."""
-        columns = torch.argsort(self.input_position)
-        ordered = torch.equal(columns.cpu(), torch.arange(columns.numel()))
-        return None if ordered else columns
-
-    @cached_property
-    def last_reader(self) -> tuple[int, ...]:
-        """(L,) the last level that reads each level; the level itself where none does."""
-        last = list(range(self.num_levels))
-        for level in self.levels:
-            for source in level.pool_levels:
-                last[source] = level.index
-        return tuple(last)
-
-    @cached_property
-    def output_rows(self) -> dict[int, Tensor | None]:
-        """Level -> the rows of its values that are outputs; None where they are all, in order."""
-        ptr = self.level_ptr.cpu().numpy()
-        position = self.output_position.cpu().numpy()
-        level = np.searchsorted(ptr, position, side="right") - 1
-        rows: dict[int, Tensor | None] = {}
-        for index in np.unique(level).tolist():
-            row = position[level == index] - ptr[index]
-            everything = np.array_equal(row, np.arange(ptr[index + 1] - ptr[index]))
-            rows[index] = None if everything else torch.from_numpy(row).to(self.device)
-        return rows
-
-    @cached_property
-    def output_order(self) -> Tensor | None:
-        """(n_out,) each output's place among `output_rows`; None where that is the order."""
-        ptr = self.level_ptr.cpu().numpy()
-        level = np.searchsorted(ptr, self.output_position.cpu().numpy(), side="right") - 1
-        if (np.diff(level) >= 0).all():
-            return None
-        place = np.empty(level.size, np.int64)
-        place[np.argsort(level, kind="stable")] = np.arange(level.size)
-        return torch.from_numpy(place).to(self.device)
+        """Levels 1 ... L - 1 of `tables`."""
+        return self.tables.levels
 
 
-class _LevelCutter:
-    """Cuts a plan's flat arrays into levels; lives as long as that takes."""
+def _tables(plan: ExecutionPlan) -> LevelTables:
+    if "tables" not in plan.derived:
+        # On a thread of its own, because a torch.func transform or a fake tensor mode around the
+        # first call would reach into the making; both are kept per thread.
+        origin = plan.derived.get("origin", plan)
+        with ThreadPoolExecutor(1) as thread:
+            tables = thread.submit(cut_levels, origin, plan.device).result()
+        plan.derived.setdefault("tables", tables)
+    return plan.derived["tables"]
 
-    def __init__(self, plan: ExecutionPlan) -> None:
-        from graphnn import topology
 
-        self.device = plan.device
-        self.table = plan.activation_table
-        self.level_ptr = plan.level_ptr.cpu().numpy()
-        self.row_ptr = plan.row_ptr.cpu().numpy()
-        self.edge_order = plan.edge_order.cpu().numpy()
-        self.neuron_order = plan.neuron_order.cpu().numpy()
-        self.bias_slot = plan.bias_slot.cpu().numpy()
-        self.code = plan.activation_code.cpu().numpy()
-        self.block_width = plan.block_width.cpu().numpy()
-        self.pool_ptr, self.pool_source, self.edge_column = topology.level_pools(
-            self.level_ptr, self.row_ptr, plan.edge_source.cpu().numpy()
-        )
-
-    def tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(self.device)
-
-    def slice_or_ids(self, ids: np.ndarray) -> slice | Tensor:
-        consecutive = ids.size == 0 or bool((np.diff(ids) == 1).all())
-        if consecutive:
-            first = int(ids[0]) if ids.size else 0
-            return slice(first, first + ids.size)
-        return self.tensor(ids)
-
-    def pool(self, level: int) -> tuple[tuple[int, ...], tuple[Tensor | None, ...]]:
-        sources = self.pool_source[self.pool_ptr[level] : self.pool_ptr[level + 1]]
-        of = np.searchsorted(self.level_ptr, sources, side="right") - 1
-        levels, first = np.unique(of, return_index=True)
-        pieces = np.split(sources, first[1:]) if levels.size else []
-        rows: list[Tensor | None] = []
-        for source_level, piece in zip(levels.tolist(), pieces, strict=True):
-            start, end = self.level_ptr[source_level], self.level_ptr[source_level + 1]
-            rows.append(None if piece.size == end - start else self.tensor(piece - start))
-        return tuple(levels.tolist()), tuple(rows)
-
-    def activations(self, codes: np.ndarray) -> tuple[tuple[Activation, Tensor | None], ...]:
-        used = np.unique(codes)
-        if used.size == 1:
-            return ((self.table[used[0]], None),)
-        return tuple((self.table[c], self.tensor(np.flatnonzero(codes == c))) for c in used)
-
-    def cut(self, level: int) -> Level:
-        top, end = int(self.level_ptr[level]), int(self.level_ptr[level + 1])
-        first, last = int(self.row_ptr[top]), int(self.row_ptr[end])
-        row_ptr = self.row_ptr[top : end + 1] - first
-        slots = self.bias_slot[top:end]
-        biased = np.flatnonzero(slots >= 0)
-        pool_levels, pool_rows = self.pool(level)
-        activations = self.activations(self.code[top:end])
-        merged = None if len(activations) == 1 else torch.cat([p for _, p in activations]).argsort()
-        is_block = bool(self.block_width[level] > 0)
-        columns = self.edge_column[first : first + self.block_width[level]]
-        in_order = not is_block or bool((np.diff(columns) > 0).all())
-        return Level(
-            index=level,
-            pool_levels=pool_levels,
-            pool_rows=pool_rows,
-            pool_size=int(self.pool_ptr[level + 1] - self.pool_ptr[level]),
-            size=end - top,
-            is_block=is_block,
-            block_columns=None if in_order else self.tensor(columns),
-            edges=self.slice_or_ids(self.edge_order[first:last]),
-            columns=self.tensor(self.edge_column[first:last]),
-            rows=self.tensor(np.repeat(np.arange(end - top), np.diff(row_ptr))),
-            row_ptr=self.tensor(row_ptr),
-            neurons=self.tensor(self.neuron_order[top:end]),
-            biased=None if biased.size == end - top else self.tensor(biased),
-            bias=self.slice_or_ids(slots[biased]),
-            activations=activations,
-            activation_order=merged,
-        )
+# What torch.compiler.assume_constant_result does, without its four seconds of imports:
+# torch.compile and torch.export take the tables as a constant instead of tracing their making.
+_tables._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def build_plan(graph: NeuronGraph, device: torch.device | str | None = None) -> ExecutionPlan:
@@ -264,15 +119,19 @@ def build_plan(graph: NeuronGraph, device: torch.device | str | None = None) -> 
         >>> graphnn.build_plan(graph).level_ptr
         tensor([0, 1, 3, 4])
     """
-    where = torch.device("cpu" if device is None else device)
+    where, cpu = torch.device("cpu" if device is None else device), torch.device("cpu")
+    # Of two threads that build at once, the first to finish keeps its plan and both get that one.
+    if ("plan", cpu) not in graph.derived:
+        graph.derived.setdefault(("plan", cpu), _build(graph))
     if ("plan", where) not in graph.derived:
-        cpu = torch.device("cpu")
-        if ("plan", cpu) not in graph.derived:
-            graph.derived["plan", cpu] = _build(graph)
-        graph.derived["plan", where] = graph.derived["plan", cpu].to(where)
+        with torch.inference_mode(False):
+            moved = graph.derived["plan", cpu].to(where)
+        graph.derived.setdefault(("plan", where), moved)
     return graph.derived["plan", where]
 
 
+# As in NeuronGraph: what is kept beside the graph must not be made of inference tensors.
+@torch.inference_mode(False)
 def _build(graph: NeuronGraph) -> ExecutionPlan:
     from graphnn import topology
 

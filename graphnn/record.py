@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,22 +34,37 @@ class Header:
         outputs: Group name -> neuron ids.
         output_transform: None, "softmax" or "log_softmax".
         dtype: Of the parameters.
+        names: How names are to be read from text: None (no names), "str", "int", or one letter a
+            neuron, "s" or "i".
     """
 
     inputs: Mapping[str, list[int]]
     outputs: Mapping[str, list[int]]
     output_transform: str | None
     dtype: torch.dtype
+    names: str | None = None
 
     @classmethod
     def of(cls, net: Network) -> Header:
-        """The header of a network."""
+        """The header of a network.
+
+        Raises:
+            ConversionError: A name is neither a str nor an int, or the dtypes of weight and bias
+                differ.
+        """
         graph = net.graph
+        names = _storable(graph.names)
+        if net.bias.dtype != net.weight.dtype:
+            raise ConversionError(
+                f"weight and bias must have one dtype to be stored (got {net.weight.dtype} and "
+                f"{net.bias.dtype}). Convert the network with net.to(dtype)."
+            )
         return cls(
             inputs={name: ids.tolist() for name, ids in graph.inputs.items()},
             outputs={name: ids.tolist() for name, ids in graph.outputs.items()},
             output_transform=net.output_transform,
             dtype=net.weight.dtype,
+            names=None if names is None else _kinds(names),
         )
 
     def to_json(self) -> str:
@@ -60,6 +76,7 @@ class Header:
                 "outputs": self.outputs,
                 "output_transform": self.output_transform,
                 "dtype": str(self.dtype).removeprefix("torch."),
+                "names": self.names,
             },
             separators=(",", ":"),
         )
@@ -77,11 +94,13 @@ class Header:
         except (ValueError, RecursionError) as error:
             raise ConversionError(f"the graphnn header must be JSON ({error}).") from None
         if not isinstance(fields, dict) or not isinstance(fields.get("graphnn"), int):
-            raise ConversionError("the graphnn header must be a JSON object with a 'graphnn' version.")
+            raise ConversionError(
+                "the graphnn header must be a JSON object with a 'graphnn' version."
+            )
         if fields["graphnn"] > VERSION:
             raise ConversionError(
-                f"the graphnn header must be of version {VERSION} or lower (got {fields['graphnn']}). "
-                "Update graphnn."
+                f"the graphnn header must be of version {VERSION} or lower (got "
+                f"{fields['graphnn']}). Update graphnn."
             )
         for role in ("inputs", "outputs"):
             _check_groups(role, fields.get(role))
@@ -91,7 +110,23 @@ class Header:
                 f"the graphnn header must hold an output_transform and a dtype that graphnn knows "
                 f"(got {transform!r} and {dtype!r})."
             )
-        return cls(fields["inputs"], fields["outputs"], transform, _DTYPES[dtype])
+        names = fields.get("names")
+        if not (names is None or names in ("str", "int") or is_letters(names)):
+            raise ConversionError(
+                f"the graphnn header's 'names' must be null, 'str', 'int' or letters s and i "
+                f"(got {names!r})."
+            )
+        return cls(fields["inputs"], fields["outputs"], transform, _DTYPES[dtype], names)
+
+
+def is_letters(names: Any) -> bool:
+    """Whether a header's `names` has one letter a neuron."""
+    return isinstance(names, str) and set(names) <= {"s", "i"}
+
+
+def _kinds(names: Sequence[str | int]) -> str:
+    letters = "".join("s" if isinstance(name, str) else "i" for name in names)
+    return {"s": "str", "i": "int"}[letters[0]] if len(set(letters)) == 1 else letters
 
 
 def _check_groups(role: str, groups: Any) -> None:
@@ -99,7 +134,9 @@ def _check_groups(role: str, groups: Any) -> None:
         isinstance(ids, list) and all(type(i) is int for i in ids) for ids in groups.values()
     )
     if not valid:
-        raise ConversionError(f"the graphnn header's {role!r} must map group names to lists of ids.")
+        raise ConversionError(
+            f"the graphnn header's {role!r} must map group names to lists of ids."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +149,7 @@ class Record:
         activation: N names.
         biased: (N,) bool: which neurons have a bias.
         bias: (K,) in the network's dtype.
-        names: N labels, each a str or an int, or None.
+        names: N labels, or None; each a str or an int in a record `of` a network.
         header: Groups, output transform and dtype.
     """
 
@@ -121,7 +158,7 @@ class Record:
     activation: tuple[str, ...]
     biased: np.ndarray
     bias: Tensor
-    names: tuple[str | int, ...] | None
+    names: tuple[Hashable, ...] | None
     header: Header
 
     @classmethod
@@ -129,7 +166,8 @@ class Record:
         """The columns of a network.
 
         Raises:
-            ConversionError: A name is neither a str nor an int, the two kinds that formats hold.
+            ConversionError: A name is neither a str nor an int, the two kinds that formats hold,
+                or the dtypes of weight and bias differ.
         """
         graph = net.graph
         biased = np.zeros(graph.num_neurons, bool)
@@ -142,6 +180,19 @@ class Record:
             bias=net.bias.detach().cpu(),
             names=_storable(graph.names),
             header=Header.of(net),
+        )
+
+    @cached_property
+    def graph(self) -> NeuronGraph:
+        """The wiring; raises a GraphError where the columns do not make a valid one."""
+        return NeuronGraph(
+            self.edge_index,
+            num_neurons=len(self.activation),
+            inputs=self.header.inputs,
+            outputs=self.header.outputs,
+            activation=self.activation,
+            bias=self.biased,
+            names=self.names,
         )
 
     def network(
@@ -160,23 +211,15 @@ class Record:
         Raises:
             GraphError: The columns do not make a valid graph.
         """
-        graph = NeuronGraph(
-            self.edge_index,
-            num_neurons=len(self.activation),
-            inputs=self.header.inputs,
-            outputs=self.header.outputs,
-            activation=self.activation,
-            bias=self.biased,
-            names=self.names,
-        )
         return Network(
-            graph,
+            self.graph,
             self.weight,
             self.bias,
             backend=backend,
             output_transform=self.header.output_transform,
             dtype=self.header.dtype if dtype is None else dtype,
-            device=device,
+            # Not where the columns are, which is always the CPU.
+            device=torch.get_default_device() if device is None else device,
         )
 
 

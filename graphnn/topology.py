@@ -296,3 +296,23 @@ def find_edges(ptr, sorted_source, order, source, target):
         if low < ptr[target[i] + 1] and sorted_source[low] == source[i]:
             found[i] = order[low]
     return found
+
+
+@njit(cache=True, nogil=True)
+def transpose_rows(row_ptr, edge_source, out_ptr, out_target, out_edge):
+    """Sorts a plan's edges by source position, ties by target position.
+
+    Args:
+        row_ptr: (N + 1,) offsets of the positions' incoming edges.
+        edge_source: (E,) source positions.
+        out_ptr: (N + 1,) offsets of the positions' outgoing edges: `row_pointers(edge_source, N)`.
+        out_target: (E,) written: target positions.
+        out_edge: (E,) written: each edge's place in the plan's order.
+    """
+    cursor = out_ptr[:-1].copy()
+    for row in range(row_ptr.size - 1):
+        for edge in range(row_ptr[row], row_ptr[row + 1]):
+            place = cursor[edge_source[edge]]
+            cursor[edge_source[edge]] = place + 1
+            out_target[place] = row
+            out_edge[place] = edge

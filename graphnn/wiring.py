@@ -17,12 +17,17 @@ from graphnn.activation import Activation, resolve
 from graphnn.errors import GraphError
 
 Names = Sequence[Hashable] | None
+Groups = Mapping[str, np.ndarray]
 _CYCLE_EDGES_SHOWN = 1000
 
 
-def describe(neuron: int, names: Names) -> str:
+def describe(neuron: Any, names: Names) -> str:
     """A neuron as messages name it: its id, after its name where it has one."""
-    return f"neuron {int(neuron)}" if names is None else f"{names[int(neuron)]!r} (neuron {int(neuron)})"
+    return (
+        f"neuron {int(neuron)}"
+        if names is None
+        else f"{names[int(neuron)]!r} (neuron {int(neuron)})"
+    )
 
 
 def near_label(label: object, names: Sequence[Hashable]) -> str:
@@ -42,9 +47,9 @@ def _shape_of(value: Any) -> str:
 def _integers(value: Any, name: str) -> np.ndarray:
     """`value` as an int64 array of its own shape; the caller owns no part of it."""
     if isinstance(value, Tensor):
-        value = value.detach().as_subclass(Tensor)
         if value.layout != torch.strided:
             raise GraphError(f"{name} must be a dense tensor (got layout {value.layout}).")
+        value = value.detach().as_subclass(Tensor)
         if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
             raise GraphError(f"{name} must hold integers (got {_shape_of(value)}).")
         return value.to("cpu", torch.int64, copy=True).contiguous().numpy()
@@ -73,26 +78,41 @@ def read_edge_index(edge_index: Any) -> Tensor:
     return torch.from_numpy(edges)
 
 
-def read_ids(ids: Any, name: str, num_neurons: int) -> Tensor:
-    """`ids` as an own (n,) int64 tensor of neuron ids."""
+def read_ids(ids: Any, name: str, count: int, kind: str = "neuron") -> Tensor:
+    """`ids` as an own (n,) int64 tensor of neuron or edge ids below `count`."""
+    array = _id_array(ids, name, kind)
+    _check_ids(array, name, count, kind)
+    return torch.from_numpy(array)
+
+
+def _id_array(ids: Any, name: str, kind: str) -> np.ndarray:
     if not isinstance(ids, Tensor | np.ndarray | Sequence):
         if not isinstance(ids, Iterable):
-            raise GraphError(f"{name} must be a sequence of neuron ids (got {ids!r}).")
+            raise GraphError(f"{name} must be a sequence of {kind} ids (got {ids!r}).")
         ids = list(ids)
     array = _integers(ids, name)
     if array.ndim != 1:
         raise GraphError(f"{name} must be one-dimensional (got {_shape_of(array)}).")
-    if array.size and (array.min() < 0 or array.max() >= num_neurons):
-        place = int(np.argmax((array < 0) | (array >= num_neurons)))
+    return array
+
+
+def _check_ids(array: np.ndarray, name: str, count: int, kind: str) -> None:
+    if array.size and (array.min() < 0 or array.max() >= count):
+        place = int(np.argmax((array < 0) | (array >= count)))
         raise GraphError(
-            f"{name} must be neuron ids in 0 ... {num_neurons - 1}, but {name}[{place}] is "
+            f"{name} must be {kind} ids in 0 ... {count - 1}, but {name}[{place}] is "
             f"{array[place]}."
         )
-    return torch.from_numpy(array)
 
 
 def count_neurons(
-    num_neurons: Any, edges: Tensor, inputs: Any, outputs: Any, activation: Any, bias: Any, names: Names
+    num_neurons: Any,
+    edges: Tensor,
+    inputs: Groups | None,
+    outputs: Groups | None,
+    activation: Any,
+    bias: Any,
+    names: Names,
 ) -> int:
     """N, as given or as the other arguments imply it."""
     if num_neurons is not None:
@@ -105,16 +125,24 @@ def count_neurons(
         return len(names)
     if not isinstance(activation, str) and isinstance(activation, Sequence):
         return len(activation)
-    if not isinstance(bias, bool) and hasattr(bias, "__len__"):
+    if hasattr(bias, "__len__") and getattr(bias, "ndim", 1) > 0:
         return len(bias)
     highest = int(edges.max()) if edges.numel() else -1
     for groups in (inputs, outputs):
-        for ids in groups.values() if isinstance(groups, Mapping) else (groups,):
-            if ids is not None and len(ids):
-                highest = max(highest, int(_integers(ids, "ids").max()))
+        for ids in (groups or {}).values():
+            highest = max(highest, int(ids.max(initial=-1)))
     if highest < 0:
         raise GraphError("a graph must have at least one neuron. Give num_neurons, or edges.")
     return highest + 1
+
+
+def read_names(names: Any) -> tuple[Hashable, ...] | None:
+    """`names` as an own tuple, or None."""
+    if names is None:
+        return None
+    if not isinstance(names, Iterable):
+        raise GraphError(f"names must be a sequence of labels, one per neuron (got {names!r}).")
+    return tuple(names)
 
 
 def check_names(names: Names, num_neurons: int) -> None:
@@ -134,7 +162,9 @@ def check_names(names: Names, num_neurons: int) -> None:
                 f"names must be hashable, but names[{neuron}] is a {type(name).__name__}."
             ) from None
         if other != neuron:
-            raise GraphError(f"names must be unique, but neurons {other} and {neuron} are both {name!r}.")
+            raise GraphError(
+                f"names must be unique, but neurons {other} and {neuron} are both {name!r}."
+            )
 
 
 def check_range(edges: Tensor, num_neurons: int) -> None:
@@ -191,8 +221,9 @@ class SortedEdges:
         if later >= 0:
             raise GraphError(
                 f"no two edges may have the same source and target, but edges {first} and {later} "
-                f"both go from {describe(source[first], names)} to {describe(target[first], names)}. "
-                "Remove one, or build with graphnn.from_edges(..., coalesce='sum')."
+                f"both go from {describe(source[first], names)} to "
+                f"{describe(target[first], names)}. Remove one, or build with "
+                "graphnn.from_edges(..., coalesce='sum')."
             )
         return cls(ptr, sorted_source, order, ascends)
 
@@ -218,7 +249,8 @@ class SortedEdges:
             edges = [*edges[: shown // 2], left_out, *edges[-shown // 2 :]]
         return (
             f"edge_index must describe an acyclic graph, but it contains the cycle "
-            f"{' -> '.join(labels)} (edges {', '.join(map(str, edges))}). Remove one of these edges."
+            f"{' -> '.join(labels)} (edges {', '.join(map(str, edges))}). Remove one of these "
+            "edges."
         )
 
 
@@ -227,31 +259,41 @@ def _check_group_name(name: object, role: str) -> None:
         raise GraphError(
             f"the name of an {role} group must be an identifier and not a keyword (got {name!r})."
         )
-    if name == "self" or (role == "output" and name.startswith("_")):
+    # `offset` is an argument of Network.trace, beside the input groups.
+    taken = name in ("self", "offset") if role == "input" else name == "self" or name[0] == "_"
+    if taken:
         raise GraphError(
             f"an {role} group must not be called {name!r}: input groups are keyword arguments and "
             "output groups fields of a named tuple. Rename it."
         )
 
 
-def read_groups(groups: Any, role: str, default: np.ndarray, num_neurons: int) -> dict[str, Tensor]:
-    """Input or output groups as name -> (n,) int64 ids."""
+def _place(name: str, role: str) -> str:
+    return f"{role}s" if name == role else f"{role}s[{name!r}]"
+
+
+def read_groups(groups: Any, role: str) -> Groups | None:
+    """Input or output groups as name -> (n,) int64 ids of unchecked range; None if not given."""
     if groups is None:
-        groups = {role: default}
-    elif not isinstance(groups, Mapping):
+        return None
+    if not isinstance(groups, Mapping):
         groups = {role: groups}
-    read = {}
-    for name, ids in groups.items():
-        _check_group_name(name, role)
-        where = f"{role}s" if name == role else f"{role}s[{name!r}]"
-        read[name] = read_ids(ids, where, num_neurons)
-    if not read:
+    if not groups:
         raise GraphError(f"{role}s must have at least one group (got an empty dict).")
-    if role == "output":
-        for name, ids in read.items():
-            if ids.numel() == 0:
-                raise GraphError(f"an output group must have at least one neuron, but {name!r} is empty.")
-    return read
+    for name in groups:
+        _check_group_name(name, role)
+    return {name: _id_array(ids, _place(name, role), "neuron") for name, ids in groups.items()}
+
+
+def check_groups(groups: Groups, role: str, num_neurons: int) -> dict[str, Tensor]:
+    """The groups as tensors; refuses ids that no neuron has, and empty output groups."""
+    for name, ids in groups.items():
+        _check_ids(ids, _place(name, role), num_neurons, "neuron")
+        if role == "output" and ids.size == 0:
+            raise GraphError(
+                f"an output group must have at least one neuron, but {name!r} is empty."
+            )
+    return {name: torch.from_numpy(ids) for name, ids in groups.items()}
 
 
 def check_inputs(groups: dict[str, Tensor], edges: SortedEdges, names: Names) -> np.ndarray:
@@ -262,7 +304,8 @@ def check_inputs(groups: dict[str, Tensor], edges: SortedEdges, names: Names) ->
     if ids.size and times.max() > 1:
         neuron = next(i for i in ids.tolist() if times[i] > 1)
         raise GraphError(
-            f"a neuron may be an input once, but {describe(neuron, names)} occurs {times[neuron]} times."
+            f"a neuron may be an input once, but {describe(neuron, names)} occurs "
+            f"{times[neuron]} times."
         )
     entered = ids[np.diff(edges.ptr)[ids] > 0]
     if entered.size:
@@ -274,23 +317,32 @@ def check_inputs(groups: dict[str, Tensor], edges: SortedEdges, names: Names) ->
     return times.astype(bool)
 
 
-def read_activation(activation: Any, is_input: np.ndarray) -> tuple[tuple[Activation, ...], np.ndarray]:
+def _activation_names(activation: Any) -> list[str]:
+    names = list(activation) if isinstance(activation, Iterable) else [activation]
+    for name in names:
+        if not isinstance(name, str):
+            # Refuses it, as it refuses a name that it does not know.
+            resolve(name)
+    return names
+
+
+def read_activation(
+    activation: Any, is_input: np.ndarray
+) -> tuple[tuple[Activation, ...], np.ndarray]:
     """The distinct activations by first occurrence, and each neuron's place (N,) among them."""
     if isinstance(activation, str):
         activation = [activation]
         codes = np.where(is_input, 0, 1)
         given = (resolve("identity"), resolve(activation[0]))
     else:
-        names = list(activation)
+        names = _activation_names(activation)
         if len(names) != is_input.size:
             raise GraphError(
                 f"activation must be one name or one per neuron, {is_input.size} in all "
                 f"(got {len(names)})."
             )
-        place: dict[str, int] = {}
-        codes = np.empty(len(names), np.int64)
-        for neuron, name in enumerate(names):
-            codes[neuron] = place.setdefault(name, len(place))
+        place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        codes = np.fromiter(map(place.__getitem__, names), np.int64, len(names))
         given = tuple(resolve(name) for name in place)
     # Different spellings of one function share one entry.
     distinct = {entry: i for i, entry in reversed(list(enumerate(given)))}
@@ -300,7 +352,9 @@ def read_activation(activation: Any, is_input: np.ndarray) -> tuple[tuple[Activa
     place_of = np.zeros(len(given), np.int64)
     place_of[used] = np.arange(used.size)
     table, codes = tuple(given[i] for i in used), place_of[codes]
-    wrong = is_input & (codes != (table.index(resolve("identity")) if resolve("identity") in table else -1))
+    wrong = is_input & (
+        codes != (table.index(resolve("identity")) if resolve("identity") in table else -1)
+    )
     if wrong.any():
         neuron = int(np.argmax(wrong))
         raise GraphError(
@@ -319,8 +373,8 @@ def read_bias(bias: Any, is_input: np.ndarray) -> np.ndarray:
     array = np.asarray(bias)
     if array.dtype != np.bool_ or array.shape != is_input.shape:
         raise GraphError(
-            f"bias must be one bool or one per neuron, {is_input.size} in all (got {_shape_of(array)}). "
-            "A network's bias values are an argument of graphnn.Network."
+            f"bias must be one bool or one per neuron, {is_input.size} in all "
+            f"(got {_shape_of(array)}). A network's bias values are an argument of graphnn.Network."
         )
     if (array & is_input).any():
         neuron = int(np.argmax(array & is_input))

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from graphnn.plan import ExecutionPlan
 
@@ -50,6 +51,10 @@ class Backend(Protocol):
         """The reasons why this backend cannot run the call; empty if it can."""
         ...
 
+    def discouraged(self, call: Call) -> list[str]:
+        """The reasons why "auto" should rather take another backend; empty if there are none."""
+        ...
+
     def describe_level(self, plan: ExecutionPlan, level: int) -> str:
         """How this backend runs one level: "matrix product" or "message passing"."""
         ...
@@ -73,10 +78,15 @@ def describe_level(plan: ExecutionPlan, level: int) -> str:
 
 
 def is_transformed(call: Call) -> bool:
-    """Whether the call runs inside a torch.func transform or a tracer, where only torch's own
-    operations are seen."""
+    """Whether the call is one in which only torch's own operations are seen.
+
+    That is inside a torch.func transform, a tracer or forward-mode differentiation, and on the
+    meta device.
+    """
     return bool(
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or call.weight.device.type == "meta"
         or any(isinstance(t, torch._subclasses.FakeTensor) for t in call.tensors)
     )

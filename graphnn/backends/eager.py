@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from graphnn.activation import apply
 from graphnn.backends.base import States
-from graphnn.plan import ExecutionPlan, Level
+from graphnn.levels import Level
+from graphnn.plan import ExecutionPlan
 
 # (level, its pool (S, B), weight (E,)) -> sums (n, B) of weight * value over each neuron's edges.
 Aggregate = Callable[[Level, Tensor, Tensor], Tensor]
@@ -22,7 +24,7 @@ Aggregate = Callable[[Level, Tensor, Tensor], Tensor]
 
 def input_state(plan: ExecutionPlan, inputs: Tensor) -> Tensor:
     """The (n_0, B) values of level 0, from (B, n_in) inputs."""
-    columns = plan.input_columns
+    columns = plan.tables.input_columns
     return (inputs if columns is None else inputs.index_select(1, columns)).t()
 
 
@@ -69,9 +71,12 @@ def preactivation(
 
 def activate(level: Level, state: Tensor) -> Tensor:
     """The (n, B) values of a level, from its preactivations."""
+    parts = []
+    for activation, rows in level.activations:
+        own = state if rows is None else state.index_select(0, rows)
+        parts.append(apply(activation.function, activation.parameters, own))
     if level.activation_order is None:
-        return level.activations[0][0](state)
-    parts = [activation(state.index_select(0, rows)) for activation, rows in level.activations]
+        return parts[0]
     return torch.cat(parts).index_select(0, level.activation_order)
 
 
@@ -97,14 +102,15 @@ def walk(
         visit: Called with (level, preactivations, values), both (n, B), for every level.
         forget: Whether to let go of a level's values when no later level reads them.
     """
+    tables = plan.tables
+    last_reader = tables.last_reader
     values: list[Tensor | None] = [None] * plan.num_levels
     first = input_state(plan, inputs)
     if offset is not None:
-        order = plan.neuron_order[: first.shape[0]]
-        first = first + offset.index_select(1, order).t()
+        first = first + offset.index_select(1, plan.tables.input_neurons).t()
     values[0] = first
     visit(0, first, first)
-    for level in plan.levels:
+    for level in tables.levels:
         pre = preactivation(level, gather_pool(level, values), weight, bias, aggregate)
         if offset is not None:
             pre = pre + offset.index_select(1, level.neurons).t()
@@ -113,7 +119,7 @@ def walk(
         values[level.index] = state
         if forget:
             for source in level.pool_levels:
-                if plan.last_reader[source] == level.index:
+                if last_reader[source] == level.index:
                     values[source] = None
 
 
@@ -135,30 +141,35 @@ def run_levels(
             lambda _, pre, state: (pres.append(pre), states.append(state)), forget=False,
         )  # fmt: skip
         return neuron_order(plan, states), neuron_order(plan, pres)
+    rows_of = dict(plan.tables.output_rows)
     pieces: list[Tensor] = []
 
     def keep_outputs(index: int, _: Tensor, state: Tensor) -> None:
-        if index in plan.output_rows:
-            rows = plan.output_rows[index]
-            # Level 0 is the caller's tensor: an output must be a copy of it.
-            whole = state.clone() if index == 0 else state
-            pieces.append(whole if rows is None else state.index_select(0, rows))
+        if index in rows_of:
+            pieces.append(output_piece(index, rows_of[index], state))
 
     walk(plan, weight, bias, inputs, offset, aggregate, keep_outputs, forget=True)
-    return outputs(plan, pieces)
+    return join_outputs(plan, pieces)
 
 
-def outputs(plan: ExecutionPlan, pieces: list[Tensor]) -> Tensor:
+def output_piece(level: int, rows: Tensor | None, state: Tensor) -> Tensor:
+    """The output rows of a level's (n, B) values, never the caller's own memory."""
+    if rows is not None:
+        return state.index_select(0, rows)
+    return state.clone() if level == 0 else state
+
+
+def join_outputs(plan: ExecutionPlan, pieces: list[Tensor]) -> Tensor:
     """(B, n_out) from the output rows of each level that has some."""
     joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    if plan.output_order is not None:
-        joined = joined.index_select(0, plan.output_order)
+    if plan.tables.output_order is not None:
+        joined = joined.index_select(0, plan.tables.output_order)
     return joined.t().contiguous()
 
 
 def neuron_order(plan: ExecutionPlan, states: list[Tensor]) -> Tensor:
     """(B, N) in neuron order, from every level's (n, B)."""
     joined = torch.cat([state.t() for state in states], dim=1)
-    if plan.is_ordered:
+    if plan.tables.is_ordered:
         return joined
     return joined.index_select(1, plan.neuron_position)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from graphnn.backends import eager
 from graphnn.backends.base import Call, Keep, States, describe_level
-from graphnn.plan import ExecutionPlan, Level
+from graphnn.levels import Level
+from graphnn.plan import ExecutionPlan
 
 
 def _sum_messages(level: Level, pool: Tensor, weight: Tensor) -> Tensor:
@@ -27,6 +28,10 @@ class Reference:
 
     def unsupported(self, call: Call) -> list[str]:
         """No reason: this backend runs every call."""
+        return []
+
+    def discouraged(self, call: Call) -> list[str]:
+        """Nothing speaks against it."""
         return []
 
     def describe_level(self, plan: ExecutionPlan, level: int) -> str:

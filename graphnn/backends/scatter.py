@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphnn.activation import built_in
 from graphnn.backends import eager
 from graphnn.backends.base import Call, Keep, States, describe_level, is_transformed
 from graphnn.backends.second_order import refuse_second_derivative
-from graphnn.plan import ExecutionPlan, Level
+from graphnn.levels import Level
+from graphnn.plan import ExecutionPlan
 
 # Messages (edges, samples) are made for so many samples at a time that they stay below this size.
 _MESSAGE_ELEMENTS = 1 << 22
@@ -80,6 +82,9 @@ def _activation_gradient(level: Level, pre: Tensor, gradient: Tensor) -> Tensor:
     with torch.enable_grad():
         point = pre.detach().requires_grad_()
         value = eager.activate(level, point)
+    # A step function that was registered has no gradient to ask for.
+    if not value.requires_grad:
+        return torch.zeros_like(gradient)
     return torch.autograd.grad(value, point, gradient)[0]
 
 
@@ -107,15 +112,16 @@ class _Run(torch.autograd.Function):
         ctx.set_materialize_grads(True)
         if keep == "all":
             return eager.neuron_order(plan, states), eager.neuron_order(plan, pres)
-        pieces = []
-        for index, rows in plan.output_rows.items():
-            whole = states[index].clone() if index == 0 else states[index]
-            pieces.append(whole if rows is None else states[index].index_select(0, rows))
-        return eager.outputs(plan, pieces)
+        rows_of = plan.tables.output_rows
+        pieces = [eager.output_piece(index, rows, states[index]) for index, rows in rows_of]
+        outputs = eager.join_outputs(plan, pieces)
+        # A view made in here could not be changed in place by the caller, nor without harm to
+        # what is saved for the gradient.
+        return outputs.clone() if outputs._is_view() else outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(gradients[0].device.type, enabled=False):
             computed = _Backward(ctx, gradients).run()
         if torch.is_grad_enabled():
             weight, bias, inputs, offset = ctx.saved_tensors[:4]
@@ -135,7 +141,7 @@ class _Backward:
         self.weight, self.bias, self.needs = weight, bias, ctx.needs_input_grad[2:]
         first = eager.input_state(self.plan, inputs)
         if offset is not None:
-            first = first + offset.index_select(1, self.plan.neuron_order[: first.shape[0]]).t()
+            first = first + offset.index_select(1, self.plan.tables.input_neurons).t()
         self.pres = [first, *saved[:half]]
         self.states = [first, *saved[half:]]
         self.by_state = [torch.zeros_like(state) for state in self.states]
@@ -146,12 +152,12 @@ class _Backward:
             self._receive_outputs(gradients[0])
 
     def _receive_outputs(self, gradient: Tensor) -> None:
-        rows_of = self.plan.output_rows
         gradient = gradient.t()
-        if self.plan.output_order is not None:
-            gradient = torch.empty_like(gradient).index_copy_(0, self.plan.output_order, gradient)
+        order = self.plan.tables.output_order
+        if order is not None:
+            gradient = torch.empty_like(gradient).index_copy_(0, order, gradient)
         start = 0
-        for index, rows in rows_of.items():
+        for index, rows in self.plan.tables.output_rows:
             state = self.by_state[index]
             size = state.shape[0] if rows is None else rows.numel()
             piece = gradient[start : start + size]
@@ -210,10 +216,23 @@ class _Backward:
                 state[rows] += piece
 
     def _by_inputs(self, first: Tensor) -> Tensor:
-        columns = self.plan.input_columns
+        columns = self.plan.tables.input_columns
         if columns is None:
             return first.t()
         return torch.empty_like(first.t()).index_copy_(1, columns, first.t())
+
+
+def _trained_activations(call: Call) -> list[str]:
+    """A reason for each registered activation that holds parameters of its own."""
+    registered = [a for a in call.plan.activation_table if a.function not in built_in()]
+    if not registered or not torch.is_grad_enabled():
+        return []
+    point = torch.zeros(1, dtype=call.weight.dtype, device=call.weight.device)
+    return [
+        f"activation {activation.name!r} has parameters of its own, whose gradient it does not take"
+        for activation in registered
+        if activation(point).requires_grad
+    ]
 
 
 class Scatter:
@@ -228,10 +247,14 @@ class Scatter:
             reasons.append("torch_geometric is not installed (pip install graphnn[pyg])")
         if is_transformed(call):
             reasons.append(
-                "inside torch.compile, torch.export or a torch.func transform, which see only "
-                "torch's own operations"
+                "inside torch.compile, torch.export, a torch.func transform, forward-mode "
+                "differentiation or on the meta device, which see only torch's own operations"
             )
-        return reasons
+        return reasons + _trained_activations(call)
+
+    def discouraged(self, call: Call) -> list[str]:
+        """Nothing speaks against it."""
+        return []
 
     def describe_level(self, plan: ExecutionPlan, level: int) -> str:
         """Blocks run as matrix products, other levels as message passing."""

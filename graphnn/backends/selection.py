@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphnn.backends.base import Backend, Call
+from graphnn.backends.fused_cpu import FusedCpu
 from graphnn.backends.reference import Reference
 from graphnn.backends.scatter import Scatter
 from graphnn.errors import BackendError
 
-# "auto" takes the first that has no reason against the call.
-_BACKENDS: tuple[Backend, ...] = (Scatter(), Reference())
+# "auto" takes the first that can run the call and is not discouraged from it.
+_BACKENDS: tuple[Backend, ...] = (FusedCpu(), Scatter(), Reference())
 
 
 def backends() -> tuple[str, ...]:
@@ -18,7 +19,7 @@ def backends() -> tuple[str, ...]:
 
     Example:
         >>> graphnn.backends()
-        ('scatter', 'reference')
+        ('fused_cpu', 'scatter', 'reference')
     """
     return tuple(backend.name for backend in _BACKENDS)
 
@@ -43,14 +44,19 @@ def select(name: str, call: Call) -> Backend:
         BackendError: The named backend, or every backend, cannot run the call; all reasons are
             in the message.
     """
-    refused = []
+    refused, possible = [], []
     for backend in _BACKENDS:
         if name not in ("auto", backend.name):
             continue
         reasons = backend.unsupported(call)
-        if not reasons:
+        if reasons:
+            refused.append(f"backend {backend.name!r} cannot run this call: {'; '.join(reasons)}")
+        elif name == backend.name or not backend.discouraged(call):
             return backend
-        refused.append(f"backend {backend.name!r} cannot run this call: {'; '.join(reasons)}")
+        else:
+            possible.append(backend)
+    if possible:
+        return possible[0]
     raise BackendError(". ".join(refused) + ". Set net.backend = 'auto' to let graphnn choose.")
 
 
@@ -92,7 +98,7 @@ def report(name: str, call: Call) -> BackendReport:
     for backend in _BACKENDS:
         if backend is chosen:
             continue
-        why = backend.unsupported(call)
+        why = backend.unsupported(call) or backend.discouraged(call)
         if not why and name != "auto":
             why = [f"net.backend is {name!r}"]
         reasons[backend.name] = why or [f"{chosen.name} comes first in the order of choice"]

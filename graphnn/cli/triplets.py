@@ -1,0 +1,119 @@
+"""`graphnn triplets`: source value, edge weight and target value, sample by sample."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+
+import graphnn
+from graphnn.cli.files import SEPARATORS, labels, read_network, writing
+
+
+def run(given: argparse.Namespace) -> None:
+    """Lists the triplets of `given.file` on the samples of `given.input`."""
+    if given.output is not None and given.output.suffix.lower() not in SEPARATORS:
+        raise graphnn.FormatError(
+            f"{given.output}: the table's name must end in .csv or .tsv "
+            f"(got {given.output.suffix or 'no ending'!r})."
+        )
+    net = read_network(given)
+    samples = _read_samples(given.input, net)
+    if given.output is None:
+        _write_triplets(net, samples, given.target, sys.stdout, ",")
+        return
+    with writing(given.output) as file:
+        separator = SEPARATORS[given.output.suffix.lower()]
+        _write_triplets(net, samples, given.target, file, separator)
+    total = len(samples) * net.graph.num_edges
+    print(f"wrote {given.output}: {total:,} triplets of {len(samples):,} samples")
+
+
+def _read_samples(path: Path, net: graphnn.Network) -> torch.Tensor:
+    """(B, n_in) samples in the order of the network's inputs."""
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        try:
+            table = csv.reader(lines, delimiter=SEPARATORS.get(path.suffix.lower(), ","))
+            rows = [(table.line_num, row) for row in table if row]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise graphnn.FormatError(f"{path}: the table must be text ({error}).") from None
+    columns = list(range(net.in_features))
+    if rows and not all(map(_is_number, rows[0][1])):
+        columns = _columns(path, [name.strip() for name in rows[0][1]], net)
+        rows = rows[1:]
+    samples = np.empty((len(rows), net.in_features))
+    for index, (line, row) in enumerate(rows):
+        if len(row) != net.in_features:
+            raise graphnn.FormatError(
+                f"{path}, line {line}: a row must have {net.in_features} numbers, one for each "
+                f"input neuron (got {len(row)})."
+            )
+        for place, column in enumerate(columns):
+            if not _is_number(row[column]):
+                raise graphnn.FormatError(
+                    f"{path}, line {line}, column {column + 1}: must be a number "
+                    f"(got {row[column]!r})."
+                )
+            samples[index, place] = float(row[column])
+    return torch.from_numpy(samples).to(net.weight.dtype)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _columns(path: Path, header: list[str], net: graphnn.Network) -> list[int]:
+    """The table's column of each input neuron: by name where names occur, else in order."""
+    names = labels(net.graph)
+    wanted = [str(names[neuron]) for neuron in net.graph.input_ids.tolist()]
+    if not set(header) & set(wanted):
+        return list(range(net.in_features))
+    if sorted(header) != sorted(wanted):
+        missing = next((name for name in wanted if name not in header), None)
+        what = "a name occurs twice or too many" if missing is None else f"{missing!r} is missing"
+        raise graphnn.FormatError(
+            f"{path}, line 1: a header must name every input neuron once, but {what}."
+        )
+    return [header.index(name) for name in wanted]
+
+
+def _write_triplets(
+    net: graphnn.Network, samples: torch.Tensor, target: str, file: TextIO, separator: str
+) -> None:
+    graph = net.graph
+    names, level = labels(graph), graph.level.tolist()
+    sources, targets = graph.edge_index.tolist()
+    table = csv.writer(file, delimiter=separator, lineterminator="\n")
+    table.writerow(
+        [
+            "sample",
+            "level",
+            "edge",
+            "source",
+            "target",
+            "source_value",
+            "weight",
+            f"target_{target}",
+        ]
+    )
+    with torch.no_grad():
+        for index, sample in enumerate(samples):
+            for edges, triplets in net.trace(*_split(net, sample)).iter_triplets(target=target):  # pyright: ignore[reportArgumentType]
+                for edge, numbers in zip(edges.tolist(), triplets.tolist(), strict=True):
+                    end = targets[edge]
+                    place = (index, level[end], edge, names[sources[edge]], names[end])
+                    table.writerow([*place, *(f"{number:.9g}" for number in numbers)])
+
+
+def _split(net: graphnn.Network, sample: torch.Tensor) -> Iterator[torch.Tensor]:
+    return iter(sample.split([ids.numel() for ids in net.graph.inputs.values()]))

@@ -1,0 +1,311 @@
+"""Edges as columns, read from rows, ids or a frame."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from torch import Tensor
+
+from graphnn import wiring
+from graphnn.errors import FormatError, GraphError
+
+COLUMNS = "source, target and, if the edges have weights, weight"
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeTable:
+    """Edges as columns, with what error messages need to point at one of them.
+
+    Args:
+        edge_index: (2, E) int64 ids, row 0 the sources.
+        weight: (E,) float64, finite; None where the edges have no weights.
+        names: The label of every id; None where the ids themselves were given.
+        numbers: (E,) int64 number of the row or line that each edge came from; None: its place.
+        path: The file that the edges came from, or None.
+    """
+
+    edge_index: np.ndarray
+    weight: np.ndarray | None = None
+    names: tuple[Hashable, ...] | None = None
+    numbers: np.ndarray | None = None
+    path: Path | None = None
+
+    def place(self, edge: int) -> str:
+        """Where an edge came from, as messages name it: "row 3" or "line 5"."""
+        number = edge if self.numbers is None else self.numbers[edge]
+        return f"{'row' if self.path is None else 'line'} {number}"
+
+    def refuse(self, message: str) -> NoReturn:
+        """Raises a GraphError, or for a file a FormatError that names it."""
+        if self.path is None:
+            raise GraphError(message)
+        raise FormatError(f"{self.path}: {message}")
+
+    def check_weights(self) -> None:
+        """Refuses NaN and infinite weights."""
+        if self.weight is None or np.isfinite(self.weight).all():
+            return
+        edge = int(np.argmin(np.isfinite(self.weight)))
+        self.refuse(
+            f"weights must be finite, but that of {self.place(edge)} is {self.weight[edge]}."
+        )
+
+    def check_duplicates(self) -> None:
+        """Refuses two edges with the same source and target."""
+        from graphnn import topology
+
+        first, later = topology.first_duplicate(*self._sorted_by_target())
+        if later < 0:
+            return
+        source, target = (wiring.describe(i, self.names) for i in self.edge_index[:, first])
+        self.refuse(
+            f"no two edges may have the same source and target, but {self.place(first)} and "
+            f"{self.place(later)} both go from {source} to {target}. Remove one, or pass "
+            "coalesce='sum' to add duplicates up."
+        )
+
+    def coalesced(self) -> EdgeTable:
+        """The table with every pair once, where it first occurred, its weights summed."""
+        ptr, source, order = self._sorted_by_target()
+        starts = np.ones(order.size, bool)
+        starts[1:] = source[1:] != source[:-1]
+        starts[ptr[:-1][np.diff(ptr) > 0]] = True
+        starts = np.flatnonzero(starts)
+        # Within a pair the order is that of the edges, so its first one stands at the start.
+        first = order[starts]
+        kept = np.argsort(first)
+        edges = first[kept]
+        total = None if self.weight is None else np.add.reduceat(self.weight[order], starts)[kept]
+        numbers = edges if self.numbers is None else self.numbers[edges]
+        return EdgeTable(self.edge_index[:, edges], total, self.names, numbers, self.path)
+
+    def _sorted_by_target(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row pointers, source ids and edge ids of the (target, source) order, ties by edge id."""
+        from graphnn import topology
+
+        source, target = self.edge_index
+        num_neurons = int(self.edge_index.max(initial=-1)) + 1
+        ptr = topology.row_pointers(target, num_neurons)
+        order, sorted_source = np.empty_like(source), np.empty_like(source)
+        source_ptr = topology.row_pointers(source, num_neurons)
+        topology.sort_by_target(source, target, source_ptr, ptr, order, sorted_source)
+        return ptr, sorted_source, order
+
+
+def read_ids(edges: Tensor | np.ndarray) -> EdgeTable:
+    """Reads a (2, E) integer tensor or array, whose ids stay what they are."""
+    try:
+        ids = wiring.read_edge_index(edges)
+        # Negative ids are refused here; there is no upper bound yet.
+        wiring.check_range(ids, int(ids.max()) + 1 if ids.numel() else 0)
+    except GraphError as error:
+        raise GraphError(
+            f"edges given as a tensor or array must be neuron ids: {error} Labels and weights are "
+            "given as rows (source, target[, weight]), in a list or a DataFrame."
+        ) from None
+    return EdgeTable(ids.numpy())
+
+
+def read_rows(edges: Any) -> EdgeTable:
+    """Reads any iterable of tuples or lists (source, target[, weight]), once."""
+    if isinstance(edges, Mapping) or not isinstance(edges, Iterable):
+        raise GraphError(
+            "edges must be an iterable of (source, target) or (source, target, weight), a (2, E) "
+            "integer tensor or array, a pandas DataFrame, or the path of a CSV or TSV file "
+            f"(got {type(edges).__name__})."
+        )
+    rows = list(edges)
+    if not rows:
+        raise GraphError(
+            f"edges must hold at least one edge (got an empty {type(edges).__name__})."
+        )
+    columns = _check_rows(rows)
+    cells = list(chain.from_iterable(rows))
+    weights = cells[2::columns] if columns == 3 else None
+    if columns == 3:
+        del cells[2::columns]
+    # A label that is not yet in the dict gets the next id: one look-up for each.
+    place: defaultdict[Any, int] = defaultdict(count().__next__)
+    try:
+        codes = np.fromiter(map(place.__getitem__, cells), np.int64, len(cells))
+    except TypeError:
+        _refuse_unhashable(cells)
+    names = _plain_names(list(place), codes)
+    table = EdgeTable(np.ascontiguousarray(codes.reshape(-1, 2).T), names=names)
+    return table if weights is None else _with_weights(table, weights)
+
+
+def _check_rows(rows: list[Any]) -> int:
+    """The rows' common length, 2 or 3; refuses rows that are not tuples or lists of it."""
+    # Sets of types and lengths are quick to make; a row is looked for only after a failure.
+    wrong = {kind for kind in set(map(type, rows)) if not issubclass(kind, tuple | list)}
+    if wrong:
+        i = next(i for i, row in enumerate(rows) if type(row) in wrong)
+        hint = ""
+        if isinstance(rows[i], Tensor | np.ndarray):
+            hint = " Pass ids as one (2, E) tensor, such as torch.stack([sources, targets])."
+        raise GraphError(
+            f"every edge must be a tuple (source, target) or (source, target, weight), but row {i} "
+            f"is {_shown(rows[i])}.{hint}"
+        )
+    lengths = set(map(len, rows))
+    if lengths in ({2}, {3}):
+        return lengths.pop()
+    if lengths == {2, 3}:
+        with_weight = next(i for i, row in enumerate(rows) if len(row) == 3)
+        without = next(i for i, row in enumerate(rows) if len(row) == 2)
+        raise GraphError(
+            f"either all edges must have a weight or none, but row {with_weight} has one and row "
+            f"{without} has none: {_shown(rows[without])}."
+        )
+    i = next(i for i, row in enumerate(rows) if len(row) not in (2, 3))
+    hint = ""
+    if len(rows) == 2 and len(lengths) == 1:
+        hint = " If these are the two rows of an edge_index, pass torch.tensor(edges)."
+    raise GraphError(
+        f"every edge must be a tuple (source, target) or (source, target, weight), but row {i} has "
+        f"{len(rows[i])} elements: {_shown(rows[i])}.{hint}"
+    )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"the {type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
+
+
+def role_of(cell: int) -> str:
+    """What a cell of the interleaved sources and targets is."""
+    return "target" if cell % 2 else "source"
+
+
+def _refuse_unhashable(labels: Sequence[Any]) -> NoReturn:
+    for i, label in enumerate(labels):
+        try:
+            hash(label)
+        except TypeError:
+            raise GraphError(
+                f"labels must be hashable, but the {role_of(i)} of row {i // 2} is {_shown(label)}."
+            ) from None
+    raise AssertionError("every label is hashable")
+
+
+def _plain_names(labels: list[Any], codes: np.ndarray) -> tuple[Hashable, ...]:
+    """The labels as plain Python values; refuses those that cannot name a neuron.
+
+    Args:
+        labels: The distinct labels.
+        codes: (2 E,) place of each row's source and target among them, interleaved.
+    """
+    if set(map(type, labels)) <= {str, int}:
+        return tuple(labels)
+    names = []
+    for i, label in enumerate(labels):
+        if _is_missing(label) or isinstance(label, Tensor):
+            first = int(np.argmax(codes == i))
+            hint = ""
+            if isinstance(label, Tensor):
+                hint = " Tensors are equal only to themselves; use label.item()."
+            raise GraphError(
+                "labels must be values that equal themselves, such as strings or integers, but "
+                f"the {role_of(first)} of row {first // 2} is {_shown(label)}.{hint}"
+            )
+        # Dates stay what they are: their plain form depends on their unit.
+        plain = isinstance(label, np.generic) and label.dtype.kind not in "mM"
+        names.append(label.item() if plain else label)
+    return tuple(names)
+
+
+def _is_missing(label: Any) -> bool:
+    if label is None:
+        return True
+    try:
+        # NaN and NaT differ from themselves.
+        return bool(label != label)
+    except (TypeError, ValueError, RuntimeError):
+        # pandas.NA answers no comparison.
+        return True
+
+
+def _with_weights(table: EdgeTable, values: Sequence[Any]) -> EdgeTable:
+    """The table with these E weights."""
+    try:
+        weight = np.array(values)
+    except (ValueError, TypeError, RuntimeError):
+        weight = np.array(None)
+    # Whatever numpy does not take for a column of numbers is read one by one, or refused.
+    if weight.dtype.kind not in "fiu" or weight.ndim != 1:
+        weight = np.array([_number(table, i, value) for i, value in enumerate(values)])
+    table = replace(table, weight=weight.astype(np.float64))
+    table.check_weights()
+    return table
+
+
+def _number(table: EdgeTable, edge: int, value: Any) -> float:
+    if not isinstance(value, str | bytes | bool | np.bool_):
+        try:
+            return float(value.detach() if isinstance(value, Tensor) else value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            pass
+    table.refuse(
+        f"weights must be finite numbers, but that of {table.place(edge)} is {_shown(value)}."
+    )
+
+
+def read_frame(frame: Any) -> EdgeTable:
+    """Reads a pandas DataFrame with the columns source, target and, optionally, weight."""
+    import pandas
+
+    columns = list(frame.columns)
+    if not has_columns(columns):
+        raise GraphError(
+            f"a frame of edges must have one column each for {COLUMNS} (got the columns "
+            f"{', '.join(map(repr, columns)) or 'none'}). Rename them with frame.rename()."
+        )
+    source, target = frame["source"], frame["target"]
+    if len(frame) == 0:
+        raise GraphError("edges must hold at least one edge (got an empty frame).")
+    if source.dtype != target.dtype:
+        # A common dtype could change labels, such as 1 to 1.0.
+        source, target = source.astype(object), target.astype(object)
+    try:
+        codes, labels = pandas.factorize(pandas.concat([source, target], ignore_index=True))
+    except TypeError:
+        _refuse_unhashable(list(chain.from_iterable(zip(source, target, strict=True))))
+    codes = codes.reshape(2, -1)
+    if codes.min() < 0:
+        row = int(np.argmax((codes < 0).any(axis=0)))
+        role = "source" if codes[0, row] < 0 else "target"
+        raise GraphError(f"every edge must have labels, but the {role} of row {row} is missing.")
+    edge_index, order = _by_first_appearance(codes, len(labels))
+    names = _plain_names(labels.take(order).tolist(), edge_index.T.reshape(-1))
+    table = EdgeTable(edge_index, names=names)
+    if "weight" not in columns:
+        return table
+    weight = frame["weight"]
+    if pandas.api.types.is_numeric_dtype(weight) and not pandas.api.types.is_bool_dtype(weight):
+        return _with_weights(table, weight.to_numpy(np.float64, na_value=np.nan))
+    return _with_weights(table, weight.tolist())
+
+
+def has_columns(names: list[Any]) -> bool:
+    """Whether these columns can be read: one source, one target, at most one weight."""
+    counts = [names.count(name) for name in ("source", "target", "weight")]
+    return counts in ([1, 1, 0], [1, 1, 1])
+
+
+def _by_first_appearance(codes: np.ndarray, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Renumbers (2, E) codes by first appearance, column by column; and the old code of each."""
+    appearance = np.ascontiguousarray(codes.T).reshape(-1)
+    first = np.empty(num_labels, np.int64)
+    # Written backwards, because the last of several writes to one place stays.
+    first[appearance[::-1]] = np.arange(appearance.size - 1, -1, -1)
+    order = np.argsort(first)
+    rank = np.empty(num_labels, np.int64)
+    rank[order] = np.arange(num_labels)
+    return rank[codes], order

@@ -1,0 +1,193 @@
+"""What the compiled CPU backend promises beyond the conformance table."""
+
+import os
+import threading
+
+import pytest
+import torch
+from cases import CASES
+
+import graphnn
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's thread count for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def sparse_network(rng, num_levels=6, width=80, fan_in=7, activation="tanh", **options):
+    """A layered network no level of which is a block."""
+    source, target = [], []
+    for level in range(num_levels):
+        for neuron in range(width):
+            chosen = torch.randperm(width, generator=rng)[:fan_in] + level * width
+            source += chosen.tolist()
+            target += [(level + 1) * width + neuron] * fan_in
+    graph = graphnn.NeuronGraph([source, target], activation=activation)
+    return graphnn.Network(graph, backend="fused_cpu", generator=rng, **options)
+
+
+def gradients(net, x):
+    """Outputs and all gradients of a fixed loss."""
+    x = x.clone().requires_grad_()
+    outputs = net(x)
+    return outputs, *torch.autograd.grad(outputs.square().sum(), (net.weight, net.bias, x))
+
+
+def test_auto_takes_it_for_sparse_networks(rng):
+    net = sparse_network(rng)
+    net.backend = "auto"
+    assert net.backend_report(torch.zeros(2, 80)).backend == "fused_cpu"
+
+
+def test_auto_leaves_mostly_dense_networks_to_matrix_products(rng):
+    source = torch.arange(100).repeat(100)
+    target = torch.arange(100).repeat_interleave(100) + 100
+    edges = torch.stack([source, target])
+    one_to_one = torch.stack([torch.arange(100, 200), torch.arange(200, 300)])
+    net = graphnn.Network(graphnn.NeuronGraph(torch.cat([edges, one_to_one], 1)), generator=rng)
+    report = net.backend_report(torch.zeros(1, 100))
+    assert report.backend == "scatter"
+    assert "99% of the edges are in large blocks" in report.reasons["fused_cpu"][0]
+    net.backend = "fused_cpu"
+    assert net.backend_report(torch.zeros(1, 100)).backend == "fused_cpu"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 15, 16, 17, 32, 33, 63, 64, 65, 200])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "softplus", "sin"])
+def test_every_tile_width_gives_the_same_bits(rng, batch, activation):
+    net = sparse_network(rng, activation=activation)
+    x = torch.randn(200, 80, generator=rng)
+    with torch.no_grad():
+        assert torch.equal(net(x[:batch]), net(x)[:batch])
+
+
+def test_outputs_do_not_depend_on_threads_and_gradients_repeat(rng, threads):
+    net = sparse_network(rng, width=300, fan_in=20)
+    x = torch.randn(500, 300, generator=rng)
+    threads(1)
+    alone = gradients(net, x)
+    threads(3)
+    first, second = gradients(net, x), gradients(net, x)
+    assert torch.equal(alone[0], first[0])
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(alone, first, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+
+
+def test_serves_several_python_threads_at_once(rng, threads):
+    threads(2)
+    net = sparse_network(rng, width=200, fan_in=20)
+    inputs = [torch.randn(300, 200, generator=rng) for _ in range(6)]
+    wanted = [gradients(net, x) for x in inputs]
+    found = [None] * len(inputs)
+
+    def work(i):
+        found[i] = gradients(net, inputs[i])
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for right, actual in zip(wanted, found, strict=True):
+        for one, other in zip(right, actual, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_works_after_a_fork(rng, threads):
+    threads(2)
+    net = sparse_network(rng, width=300, fan_in=20)
+    x = torch.randn(256, 300, generator=rng)
+    with torch.no_grad():
+        wanted = net(x)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if torch.equal(net(x), wanted) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_refuses_a_second_derivative(rng):
+    net = sparse_network(rng)
+    x = torch.randn(3, 80, generator=rng, requires_grad=True)
+    (first,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    with pytest.raises(graphnn.BackendError, match="'fused_cpu'.*'reference'"):
+        first.sum().backward()
+
+
+def test_gradcheck(rng):
+    net = sparse_network(rng, 3, 8, 3, dtype=torch.float64)
+    x = torch.randn(3, 8, generator=rng, dtype=torch.float64, requires_grad=True)
+
+    def run(weight, bias, x):
+        return torch.func.functional_call(net, {"weight": weight, "bias": bias}, (x,))
+
+    assert torch.autograd.gradcheck(run, (net.weight, net.bias, x))
+
+
+@pytest.mark.parametrize("needs", ["weight", "bias", "x", "offset"])
+def test_each_gradient_alone(rng, needs):
+    net = sparse_network(rng)
+    leaves = {
+        "weight": net.weight.detach().clone(),
+        "bias": net.bias.detach().clone(),
+        "x": torch.randn(20, 80, generator=rng),
+        "offset": torch.randn(20, net.graph.num_neurons, generator=rng),
+    }
+    leaves[needs].requires_grad_()
+    found = []
+    for backend in ("fused_cpu", "reference"):
+        twin = graphnn.Network(net.graph, leaves["weight"], leaves["bias"], backend=backend)
+        twin.requires_grad_(False)
+        leaf = getattr(twin, needs, leaves[needs]).requires_grad_()
+        trace = twin.trace(leaves["x"], offset=leaves["offset"])
+        found.append(torch.autograd.grad(trace.values.square().sum(), leaf)[0])
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_changing_the_weight_before_backward_is_noticed(rng):
+    net = sparse_network(rng)
+    outputs = net(torch.randn(4, 80, generator=rng))
+    with torch.no_grad():
+        net.weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        outputs.sum().backward()
+
+
+def test_names_every_reason(rng):
+    graphnn.register_activation("test_fused_cube", lambda x: x**3)
+    net = sparse_network(rng, activation="test_fused_cube", dtype=torch.bfloat16)
+    with pytest.raises(graphnn.BackendError, match="(?s)not in torch.bfloat16.*test_fused_cube"):
+        net(torch.zeros(2, 80, dtype=torch.bfloat16))
+
+
+def test_nan_and_infinity_travel_as_in_torch():
+    graph = graphnn.NeuronGraph([[0, 1, 1, 0], [2, 2, 3, 4]], activation="relu")
+    weight, bias = torch.tensor([1.0, 1.0, 2.0, -1.0]), torch.zeros(3)
+    x = torch.tensor([[torch.nan, 1.0], [torch.inf, 1.0], [-torch.inf, 1.0], [1.0, torch.nan]])
+    results = []
+    for backend in ("fused_cpu", "reference"):
+        net = graphnn.Network(graph, weight, bias, backend=backend)
+        results.append(net(x))
+    assert torch.equal(results[0].isnan(), results[1].isnan())
+    assert torch.equal(results[0].nan_to_num(), results[1].nan_to_num())
+
+
+def test_padding_lanes_add_nothing(rng):
+    # 17 samples in tiles of 16 or 32 leave lanes over; an infinite weight would turn zeros there
+    # into NaN gradients.
+    graph = CASES["random"]()
+    weight = torch.randn(graph.num_edges, generator=rng)
+    net = graphnn.Network(graph, weight, backend="fused_cpu", generator=rng)
+    x = torch.rand(17, graph.input_ids.numel(), generator=rng) + 1
+    whole = gradients(net, x)
+    assert all(part.isfinite().all() for part in whole)
+    halves = [gradients(net, part) for part in (x[:9], x[9:])]
+    summed = halves[0][1] + halves[1][1]
+    assert torch.allclose(whole[1], summed, rtol=1e-3, atol=1e-4 * float(summed.abs().max()))
