@@ -20,12 +20,12 @@ class GraphError(GraphNNError):
 
 
 class BackendError(GraphNNError):
-    """A backend was asked for by name and cannot run the call; the message holds every reason."""
+    """A backend asked for by name cannot run the call; the message holds every reason."""
 
 
 class ConversionError(GraphNNError):
-    """A model or object has no neuron-graph meaning; the message names the layer, module or node."""
+    """A model or object is no neuron graph; the message names the layer, module or node."""
 
 
 class FormatError(GraphNNError):
-    """A file does not hold what its format promises; the message names the file and the place."""
+    """A file does not hold what its format promises; the message names file and place."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphnn import parameters
 from graphnn.backends import selection
 from graphnn.backends.base import Call
 from graphnn.errors import GraphError
@@ -20,7 +21,6 @@ from graphnn.trace import Trace
 
 OUTPUT_TRANSFORMS = (None, "softmax", "log_softmax")
 _DERIVED = ("_plan", "_output_tuple")
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Network(nn.Module):
@@ -76,14 +76,17 @@ class Network(nn.Module):
         self._graph = graph
         self._backend = selection.check_name(backend)
         self._output_transform = output_transform
-        weight, bias = _read_values(weight, "weight"), _read_values(bias, "bias")
-        dtype, device = _placement(weight, bias, dtype, device)
+        weight, bias = (
+            parameters.read_values(weight, "weight"),
+            parameters.read_values(bias, "bias"),
+        )
+        dtype, device = parameters.placement(weight, bias, dtype, device)
         self.weight = nn.Parameter(
-            _parameter(weight, "weight", "num_edges", graph.num_edges, dtype, device)
+            parameters.make(weight, "weight", "num_edges", graph.num_edges, dtype, device)
         )
         num_biases = graph.bias_neurons.numel()
         self.bias = nn.Parameter(
-            _parameter(bias, "bias", "bias_neurons.numel()", num_biases, dtype, device)
+            parameters.make(bias, "bias", "bias_neurons.numel()", num_biases, dtype, device)
         )
         self._plan = build_plan(graph, self.weight.device)
         # Made here, because torch.compile cannot trace the making of a class.
@@ -135,7 +138,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def _draw(self, names: list[str], generator: torch.Generator | None) -> None:
-        _check_generator(generator, self.weight.device)
+        parameters.check_generator(generator, self.weight.device)
         for name in names:
             values = getattr(self, name)
             if values.device.type == "meta" or values.numel() == 0:
@@ -331,70 +334,6 @@ def _is_autocast(device: torch.device) -> bool:
     # Asking about a device that has no autocast, such as meta, is an error.
     kind = device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def _check_generator(generator: Any, device: torch.device) -> None:
-    if generator is None:
-        return
-    if not isinstance(generator, torch.Generator):
-        raise GraphError(
-            f"generator must be a torch.Generator (got {type(generator).__name__}). Make one with "
-            "torch.Generator().manual_seed(seed)."
-        )
-    if device.type != "meta" and generator.device.type != device.type:
-        raise GraphError(
-            f"generator must be on the network's device {device} (got one on {generator.device}). "
-            f"Make it with torch.Generator({device.type!r})."
-        )
-
-
-def _read_values(value: Any, name: str) -> Tensor | None:
-    """A `weight` or `bias` argument as a tensor."""
-    if value is None:
-        return None
-    try:
-        tensor = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise GraphError(
-            f"{name} must be a tensor, an array or a list of numbers ({error})."
-        ) from None
-    if tensor.layout != torch.strided:
-        raise GraphError(f"{name} must be a dense tensor (got layout {tensor.layout}).")
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise GraphError(f"{name} must hold real numbers (got {tensor.dtype}).")
-    return tensor
-
-
-def _placement(
-    weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype | None, device: Any
-) -> tuple[torch.dtype, torch.device]:
-    given = [value for value in (weight, bias) if value is not None]
-    floating = [value for value in given if value.is_floating_point()]
-    if dtype is None:
-        dtype = floating[0].dtype if floating else torch.get_default_dtype()
-    if dtype not in _DTYPES:
-        raise GraphError(f"dtype must be one of {', '.join(map(str, _DTYPES))} (got {dtype}).")
-    if device is None:
-        device = given[0].device if given else torch.get_default_device()
-    return dtype, torch.device(device)
-
-
-def _parameter(
-    value: Tensor | None,
-    name: str,
-    what: str,
-    count: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
-    if value is None:
-        return torch.empty(count, dtype=dtype, device=device)
-    if tuple(value.shape) != (count,):
-        raise GraphError(
-            f"{name} must have shape ({count},), as graph.{what} says "
-            f"(got shape {tuple(value.shape)})."
-        )
-    return value.detach().to(device, dtype, copy=True)
 
 
 def _by_group(

@@ -86,7 +86,7 @@ def sort_by_target(source, target, source_ptr, target_ptr, order, sorted_source)
 
 @njit(cache=True, nogil=True)
 def first_duplicate(ptr, sorted_source, order):
-    """The duplicate pair whose later edge has the lowest id: (first edge, later edge) or (-1, -1)."""
+    """The duplicate pair whose later edge has the lowest id: (first, later), or (-1, -1)."""
     first, later = -1, -1
     for row in range(ptr.size - 1):
         for i in range(ptr[row] + 1, ptr[row + 1]):

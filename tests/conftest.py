@@ -1,15 +1,7 @@
-"""Shared fixtures and settings of the test suite."""
+"""Fixtures that all test files share."""
 
-import numpy as np
 import pytest
 import torch
-
-import graphnn
-
-
-@pytest.fixture(autouse=True)
-def _doctest_names(doctest_namespace):
-    doctest_namespace.update(graphnn=graphnn, torch=torch, np=np)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ STAGES = [
     ["graph+wiring+topology"],
     ["plan+levels"],
     ["backends"],
-    ["network+trace+triplet_kernels"],
+    ["network+parameters+trace+triplet_kernels"],
     ["edit+reachability", "layout", "record+labelled", "parametrize"],
     ["convert", "io", "attribution", "generate", "build+edge_file+edge_table"],
     ["viz"],

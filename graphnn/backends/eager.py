@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphnn.activation import apply
+from graphnn.activation import ROUNDED_BY_PLACE, apply
 from graphnn.backends.base import States
 from graphnn.levels import Level
 from graphnn.plan import ExecutionPlan
@@ -74,6 +74,10 @@ def activate(level: Level, state: Tensor) -> Tensor:
     parts = []
     for activation, rows in level.activations:
         own = state if rows is None else state.index_select(0, rows)
+        if not level.is_block and activation.function in ROUNDED_BY_PLACE:
+            # Strided, all elements go through the scalar code: a sample's bits must not depend on
+            # which samples share its batch.
+            own = torch.stack([own, own], dim=-1)[..., 0]
         parts.append(apply(activation.function, activation.parameters, own))
     if level.activation_order is None:
         return parts[0]

@@ -5,6 +5,10 @@ turns into vector instructions (polynomials after Cephes, S. L. Moshier, netlib.
 calls the C library. Imports numba: import it where it is used.
 """
 
+# numba replaces the bodies of the overloaded functions below, which pyright cannot know.
+# pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 import math

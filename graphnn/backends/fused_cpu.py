@@ -7,13 +7,8 @@ because a second OpenMP runtime beside torch's can be many times slower than one
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +16,7 @@ import torch
 from torch import Tensor
 
 from graphnn import activation
+from graphnn.backends import compiling, threads
 from graphnn.backends.base import Call, Keep, States, is_transformed
 from graphnn.backends.reference import Reference
 from graphnn.backends.second_order import refuse_second_derivative
@@ -74,7 +70,7 @@ def _transpose(plan: ExecutionPlan) -> _Transpose:
 
 
 def _arrays(plan: ExecutionPlan, dtype: Any) -> _Arrays:
-    key = ("fused_cpu", dtype)
+    key = f"fused_cpu arrays, {np.dtype(dtype)}"
     if key not in plan.derived:
         from graphnn.backends.elementwise import CODES
 
@@ -101,32 +97,6 @@ def _arrays(plan: ExecutionPlan, dtype: Any) -> _Arrays:
     return plan.derived[key]
 
 
-class _Threads:
-    """One pool of threads for the process; made when first needed, and anew after a fork."""
-
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._size = 0
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
-
-    def _forget(self) -> None:
-        self._pool, self._size = None, 0
-
-    def share(self, work: Callable[[int, int, int], None], tiles: int, threads: int) -> None:
-        """Calls work(thread, first tile, end tile) for equal runs of tiles, and waits."""
-        cuts = [tiles * i // threads for i in range(threads + 1)]
-        if threads == 1:
-            work(0, 0, tiles)
-            return
-        if self._pool is None or self._size < threads:
-            self._pool, self._size = ThreadPoolExecutor(threads, "graphnn"), threads
-        list(self._pool.map(work, range(threads), cuts[:-1], cuts[1:]))
-
-
-_THREADS = _Threads()
-
-
 @dataclass(frozen=True)
 class _Tiling:
     """How a batch is cut: `width` samples a tile, `tiles` tiles, over `threads` threads."""
@@ -138,18 +108,20 @@ class _Tiling:
 
 def _tiling(plan: ExecutionPlan, batch: int, bytes_per_cell: int) -> _Tiling:
     work = plan.num_edges + plan.num_neurons
-    threads = max(1, min(torch.get_num_threads(), work * batch // _PRODUCTS_PER_THREAD))
+    if batch == 0:
+        return _Tiling(1, 0, 0)
+    workers = max(1, min(torch.get_num_threads(), work * batch // _PRODUCTS_PER_THREAD))
     if batch == 1:
         return _Tiling(1, 1, 1)
 
     def cost(width: int) -> float:
         tiles = -(-batch // width)
         spills = plan.num_neurons * width * bytes_per_cell > _CACHE_BYTES
-        return -(-tiles // threads) * width * _COST[width] * (2.0 if spills else 1.0)
+        return -(-tiles // workers) * width * _COST[width] * (2.0 if spills else 1.0)
 
     width = min(_COST, key=cost)
     tiles = -(-batch // width)
-    return _Tiling(width, tiles, min(threads, tiles))
+    return _Tiling(width, tiles, min(workers, tiles))
 
 
 def _in_plan_order(plan: ExecutionPlan, weight: Tensor) -> np.ndarray:
@@ -165,30 +137,6 @@ def _row_bias(plan: ExecutionPlan, bias: Tensor) -> np.ndarray:
     slot = plan.bias_slot.numpy()
     # Slot -1, of a neuron without a bias, reads the zero at the end.
     return np.append(bias.numpy(), bias.numpy().dtype.type(0))[slot]
-
-
-@cache
-def _kernels() -> Any:
-    """The compiled kernels.
-
-    numba's cache on disk notices an edit of the file that a kernel is in, but not of the files that
-    the kernel's file imports; so the cache's folder is named after the contents of all of them.
-    """
-    import numba
-
-    folder = Path(__file__).parent
-    files = ("fused_cpu_kernels.py", "elementwise.py", "lanes.py")
-    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
-    usual = numba.config.CACHE_DIR
-    root = Path(usual) if usual else folder / "__pycache__"
-    if not os.access(root if root.exists() else root.parent, os.W_OK):
-        root = Path.home() / ".cache" / "graphnn"
-    numba.config.CACHE_DIR = str(root / f"kernels-{digest[:16]}")
-    try:
-        from graphnn.backends import fused_cpu_kernels
-    finally:
-        numba.config.CACHE_DIR = usual
-    return fused_cpu_kernels
 
 
 class _Pass:
@@ -215,7 +163,7 @@ class _Pass:
         """
         from graphnn.backends.lanes import TAGS
 
-        kernels, own, tiling, keeps = _kernels(), self.arrays, self.tiling, self.keeps_state
+        own, tiling, keeps = self.arrays, self.tiling, self.keeps_state
         cells = self.plan.num_neurons * tiling.width
         states = np.empty((tiling.tiles if keeps else tiling.threads, cells), self.dtype)
         pres = np.empty_like(states) if keeps else states
@@ -227,18 +175,24 @@ class _Pass:
 
         def work(thread: int, first: int, end: int) -> None:
             part = slice(first, end) if keeps else slice(thread, thread + 1)
-            kernels.forward_tiles(
+            compiling.kernels().forward_tiles(
                 TAGS[tiling.width], x, own.input_position, own.output_position, own.run_ptr,
                 own.code, own.parameter, own.row_ptr, own.source, self.weight, row_bias, shift,
                 own.neuron_order, pres[part], states[part], out, first, end,
             )  # fmt: skip
 
-        if self.batch:
-            _THREADS.share(work, tiling.tiles, tiling.threads)
+        self._share(work, "forward")
         # An input's preactivation is its value.
         inputs_end = own.input_position.size * tiling.width
         pres[:, :inputs_end] = states[:, :inputs_end]
         return torch.from_numpy(out), torch.from_numpy(pres), torch.from_numpy(states)
+
+    def _share(self, work: Callable[[int, int, int], None], direction: str) -> None:
+        if self.batch:
+            # Without tiles, to compile what is not yet compiled before threads wait for it.
+            variant = (direction, self.dtype, self.tiling.width, self.arrays.source.dtype)
+            compiling.announce(variant, lambda: work(0, 0, 0))
+        threads.share(work, self.tiling.tiles, self.tiling.threads)
 
     def by_neuron(self, tiles: Tensor) -> Tensor:
         """(B, N) in neuron order, from (tiles, N * W)."""
@@ -247,7 +201,11 @@ class _Pass:
         return joined[: self.batch, self.plan.neuron_position]
 
     def backward(
-        self, pres: Tensor, states: Tensor, seeds: tuple[Tensor | None, ...], needs: tuple[bool, ...]
+        self,
+        pres: Tensor,
+        states: Tensor,
+        seeds: tuple[Tensor | None, ...],
+        needs: tuple[bool, ...],
     ) -> tuple[Tensor | None, ...]:
         """Gradients by weight, bias, inputs and offset.
 
@@ -260,7 +218,7 @@ class _Pass:
         from graphnn.backends.lanes import TAGS
 
         plan, own, tiling = self.plan, self.arrays, self.tiling
-        kernels, back, n = _kernels(), _transpose(plan), plan.num_neurons
+        back, n = _transpose(plan), plan.num_neurons
         none = np.empty((0, n), self.dtype)
         by_output, by_value, by_pre = (
             none if seed is None else seed.contiguous().numpy() for seed in seeds
@@ -274,7 +232,7 @@ class _Pass:
         pre_tiles, state_tiles = pres.numpy(), states.numpy()
 
         def work(thread: int, first: int, end: int) -> None:
-            kernels.backward_tiles(
+            compiling.kernels().backward_tiles(
                 TAGS[tiling.width], by_output, own.output_position, by_value, by_pre,
                 own.neuron_position, own.input_position, own.run_ptr, own.code, own.parameter,
                 own.row_ptr, own.source, back.out_ptr, back.target, out_weight, pre_tiles,
@@ -283,8 +241,7 @@ class _Pass:
                 by_row[thread], by_input, by_offset, first, end,
             )  # fmt: skip
 
-        if self.batch:
-            _THREADS.share(work, tiling.tiles, tiling.threads)
+        self._share(work, "backward")
         return (
             self._in_graph_order(by_weight) if needs[0] else None,
             self._by_bias(by_row) if needs[1] else None,
@@ -294,7 +251,7 @@ class _Pass:
 
     def _in_graph_order(self, by_thread: np.ndarray) -> Tensor:
         # The threads' shares are added in their order, so the sum repeats bit for bit.
-        summed = torch.from_numpy(by_thread.sum(0) if len(by_thread) > 1 else by_thread[0])
+        summed = torch.from_numpy(by_thread[0] if len(by_thread) == 1 else by_thread.sum(0))
         if self.plan.derived["edges_in_order"]:
             return summed
         return torch.empty_like(summed).index_copy_(0, self.plan.edge_order.long(), summed)
@@ -345,7 +302,9 @@ class FusedCpu:
             reasons.append(f"the tensors are on {call.weight.device}, not on the CPU")
         if call.weight.dtype not in _DTYPES:
             reasons.append(f"it computes in float32 and float64, not in {call.weight.dtype}")
-        custom = [e.name for e in call.plan.activation_table if e.function not in activation.built_in()]
+        custom = [
+            e.name for e in call.plan.activation_table if e.function not in activation.built_in()
+        ]
         if custom:
             reasons.append(f"it has no code for the registered activations {', '.join(custom)}")
         if is_transformed(call):
@@ -356,7 +315,7 @@ class FusedCpu:
         return reasons
 
     def discouraged(self, call: Call) -> list[str]:
-        """Not chosen where most edges are in large blocks, but not all: it has no matrix product."""
+        """Not chosen where most edges, but not all, are in large blocks: it has no products."""
         plan = call.plan
         if _only_blocks(plan):
             return []

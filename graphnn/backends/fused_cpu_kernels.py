@@ -3,12 +3,14 @@
 A tile holds W samples of every neuron: neuron position p of a tile is the W numbers from p * W on.
 Samples are independent, so a tile walks through all levels without waiting for another. Padding
 lanes repeat the tile's first sample, so that they hold nothing that a real sample does not.
-Imports numba: import it where it is used.
+A tile's width is a value of `lanes.TAGS`. Imports numba: import it where it is used.
 """
+
+# pyright: reportCallIssue=false
+# numba hands an intrinsic its typing context itself, which pyright cannot know.
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit
 
 from graphnn.backends.elementwise import activate, multiply_by_slope
@@ -20,7 +22,7 @@ def read_inputs(tag, x, first, position, offset, neuron_order, state):
     """Puts the inputs of samples first ... into a tile's level 0, offsets added.
 
     Args:
-        tag: A value of `lanes.TAGS`, here and below.
+        tag: The tile's width.
         x: (B, n_in) inputs.
         first: The tile's first sample.
         position: (n_in,) position of each input.
@@ -66,6 +68,7 @@ def run_forward(tag, run_ptr, code, parameter, row_ptr, source, weight, row_bias
     """Computes a tile, run after run.
 
     Args:
+        tag: The tile's width.
         run_ptr: (R + 1,) offsets of the runs' positions: neurons of one level and activation.
         code: (R,) activation codes.
         parameter: (R, 2) activation parameters.
@@ -98,11 +101,16 @@ def run_forward(tag, run_ptr, code, parameter, row_ptr, source, weight, row_bias
 
 
 @njit(nogil=True, cache=True)
-def run_backward(tag, run_ptr, code, parameter, out_ptr, target, weight, pre, state, added, gradient):
+def run_backward(
+    tag, run_ptr, code, parameter, out_ptr, target, weight, pre, state, added, gradient
+):
     """Takes a tile's gradients back through all levels: the forward pass of the transpose.
 
     Args:
-        run_ptr: As in `run_forward`, and what follows; positions below run_ptr[0] are inputs.
+        tag: The tile's width.
+        run_ptr: As in `run_forward`; positions below run_ptr[0] are inputs.
+        code: As in `run_forward`.
+        parameter: As in `run_forward`.
         out_ptr: (N + 1,) offsets of the positions' outgoing edges.
         target: (E,) their target positions.
         weight: (E,) their weights, in this order.
@@ -136,6 +144,7 @@ def edge_gradients(tag, num_inputs, row_ptr, source, state, gradient, by_weight,
     """Adds a tile's gradients by weight and bias.
 
     Args:
+        tag: The tile's width.
         num_inputs: Positions below this one have no edges and no bias.
         row_ptr: (N + 1,) offsets of the positions' incoming edges.
         source: (E,) source positions.
@@ -159,10 +168,19 @@ def forward_tiles(tag, x, input_position, output_position, run_ptr, code, parame
     """Runs tiles first_tile ... end_tile - 1 through all levels.
 
     Args:
+        tag: The tile's width.
         x: (B, n_in) inputs.
         input_position: (n_in,) position of each input.
         output_position: (n_out,) position of each output.
-        run_ptr: As in `run_forward`, and what follows.
+        run_ptr: As in `run_forward`, like those that follow.
+        code: (R,).
+        parameter: (R, 2).
+        row_ptr: (N + 1,).
+        source: (E,).
+        weight: (E,).
+        row_bias: (N,).
+        offset: (B, N) or (0, N).
+        neuron_order: (N,).
         pres: (tiles or 1, N * W) written; may be `states`.
         states: (tiles or 1, N * W) written. With one row, every tile uses it anew.
         out: (B, n_out) written.
@@ -188,14 +206,21 @@ def backward_tiles(tag, by_output, output_position, by_value, by_pre, neuron_pos
     """Takes the gradients of tiles first_tile ... end_tile - 1 back through all levels.
 
     Args:
+        tag: The tile's width.
         by_output: (B, n_out) gradients by output, or (0, n_out).
         output_position: (n_out,) position of each output.
         by_value: (B, N) gradients by value, in neuron order, or (0, N).
         by_pre: (B, N) gradients by preactivation, or (0, N).
         neuron_position: (N,) position of each neuron id.
         input_position: (n_in,) position of each input.
-        run_ptr: As in `run_backward`, and what follows.
-        row_ptr: As in `edge_gradients`, and what follows.
+        run_ptr: As in `run_backward`, like those that follow.
+        code: (R,).
+        parameter: (R, 2).
+        row_ptr: (N + 1,) offsets of the positions' incoming edges.
+        source: (E,) their source positions.
+        out_ptr: (N + 1,) offsets of the positions' outgoing edges.
+        target: (E,) their target positions.
+        out_weight: (E,) their weights.
         pres: (tiles, N * W).
         states: (tiles, N * W).
         gradient: (N * W,) scratch.
@@ -219,6 +244,8 @@ def backward_tiles(tag, by_output, output_position, by_value, by_pre, neuron_pos
         run_backward(tag, run_ptr, code, parameter, out_ptr, target, out_weight, pres[tile],
                      states[tile], added, gradient)  # fmt: skip
         if by_weight.size + by_row.size > 0:
-            edge_gradients(tag, num_inputs, row_ptr, source, states[tile], gradient, by_weight, by_row)
+            edge_gradients(
+                tag, num_inputs, row_ptr, source, states[tile], gradient, by_weight, by_row
+            )
         write_columns(tag, gradient, first, input_position, by_input)
         write_columns(tag, gradient, first, neuron_position, by_offset)

@@ -7,6 +7,9 @@ because types are what numba compiles and caches a function for: see `TAGS`.
 numba is imported here and in the files that are built on this one; all are imported where used.
 """
 
+# pyright: reportCallIssue=false
+# numba hands an intrinsic its typing context itself, which pyright cannot know.
+
 from __future__ import annotations
 
 import numpy as np
@@ -97,7 +100,7 @@ def splat(_context, tag, number):
 
 @intrinsic
 def fma(_context, a, b, c):
-    """a * b + c, rounded once."""
+    """A * b + c, rounded once."""
 
     def generate(context, builder, signature, args):
         vector = context.get_value_type(signature.return_type)
@@ -110,7 +113,7 @@ def fma(_context, a, b, c):
 
 @intrinsic
 def times(_context, a, b):
-    """a * b."""
+    """A * b."""
 
     def generate(_context, builder, _signature, args):
         return builder.fmul(*args)

@@ -1,4 +1,4 @@
-"""Plain torch operations, level by level: the mathematics, and the oracle of every other backend."""
+"""Plain torch operations, level by level: the mathematics, and the others' oracle."""
 
 from __future__ import annotations
 

@@ -57,7 +57,13 @@ class NeuronActivation(nn.Module):
         return tuple(names)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (*, n) preactivations to (*, n) values.
+        """Maps preactivations to values.
+
+        Args:
+            x: (*, n) preactivations; n is the number of names where there is one per feature.
+
+        Returns:
+            (*, n) values.
 
         Raises:
             GraphError: There is one name per feature, and `x` has another number of features.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,7 +53,8 @@ def oracle(
         incoming[neuron].append(edge)
     own_bias = dict(zip(graph.bias_neurons.tolist(), bias, strict=True))
     given = dict(zip(graph.input_ids.tolist(), x.unbind(1), strict=True))
-    value, pre = [None] * graph.num_neurons, [None] * graph.num_neurons
+    value: list[Tensor] = [x.new_empty(0)] * graph.num_neurons
+    pre = list(value)
     shift = offset.unbind(1)
     for neuron in graph.level.argsort().tolist():
         total = given.get(neuron, x.new_zeros(x.shape[0]) + own_bias.get(neuron, 0.0))
@@ -79,7 +82,7 @@ def _dag(num_neurons: int, fan_in: int, seed: int, **options) -> graphnn.NeuronG
 
 def _dense(sizes: tuple[int, ...], activation: str, **options) -> graphnn.NeuronGraph:
     pieces, start = [], 0
-    for below, above in zip(sizes[:-1], sizes[1:], strict=True):
+    for below, above in pairwise(sizes):
         source = torch.arange(below).repeat(above) + start
         target = torch.arange(above).repeat_interleave(below) + start + below
         pieces.append(torch.stack([source, target]))

@@ -1,0 +1,62 @@
+"""The kernels of `fused_cpu`: where they are kept compiled, and what is said meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Hashable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# A wait longer than this many seconds is explained.
+_PATIENCE = 1.0
+
+_ready: set[Hashable] = set()
+
+
+@cache
+def kernels() -> Any:
+    """The compiled kernels.
+
+    numba's cache on disk notices an edit of the file that a kernel is in, but not of the files that
+    the kernel's file imports; so the cache's folder is named after the contents of all of them.
+    """
+    from numba.core import config
+
+    folder = Path(__file__).parent
+    files = ("fused_cpu_kernels.py", "elementwise.py", "lanes.py")
+    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
+    usual = getattr(config, "CACHE_DIR")  # noqa: B009  (numba makes its settings at run time)
+    root = Path(usual) if usual else folder / "__pycache__"
+    if not os.access(root if root.exists() else root.parent, os.W_OK):
+        root = Path.home() / ".cache" / "graphnn"
+    setattr(config, "CACHE_DIR", str(root / f"kernels-{digest[:16]}"))  # noqa: B010
+    try:
+        from graphnn.backends import fused_cpu_kernels
+    finally:
+        setattr(config, "CACHE_DIR", usual)  # noqa: B010
+    return fused_cpu_kernels
+
+
+def announce(variant: Hashable, call: Callable[[], None]) -> None:
+    """Makes the first call of a kernel's variant, and says so on stderr if it takes long.
+
+    Args:
+        variant: What tells this compilation from others; later calls with it do nothing.
+        call: Calls the kernel without work, so that its time is that of compiling, or of reading
+            the compiled code from disk.
+    """
+    if variant in _ready:
+        return
+    message = "graphnn: compiling the CPU kernels; kept on disk, so this happens once a machine\n"
+    timer = threading.Timer(_PATIENCE, lambda: sys.stderr.write(message))
+    timer.daemon = True
+    timer.start()
+    try:
+        call()
+    finally:
+        timer.cancel()
+    _ready.add(variant)
