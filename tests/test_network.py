@@ -604,16 +604,20 @@ def test_checkpointed(rng, x, backend):
 def test_in_a_sequential_it_trains(rng):
     net = graphnn.Network(skip_graph(), generator=rng)
     model = nn.Sequential(nn.Linear(3, 2), net, nn.Linear(1, 1))
-    x, y = torch.randn(16, 3, generator=rng), torch.randn(16, 1, generator=rng)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-0.5, 0.5, generator=rng)
+    x = torch.randn(16, 3, generator=rng)
+    y = x.sum(1, keepdim=True)
     optimizer = torch.optim.Adam(model.parameters(), 0.05)
     losses = []
-    for _ in range(60):
+    for _ in range(100):
         loss = (model(x) - y).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.3 * losses[0], losses[-1]
 
 
 DISTRIBUTED = """

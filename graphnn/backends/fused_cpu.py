@@ -30,7 +30,7 @@ _PRODUCTS_PER_THREAD = 100_000
 # Edges from which on a block is faster as a matrix product, even with its samples put in order.
 _LARGE_BLOCK = 4096
 # What an edge costs a sample in a tile of so many samples, relative to the widest.
-_COST = {64: 1.0, 32: 1.05, 16: 1.3}
+_COST = {64: 1.0, 32: 1.05, 16: 1.7}
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ def _tiling(plan: ExecutionPlan, batch: int, bytes_per_cell: int) -> _Tiling:
     def cost(width: int) -> float:
         tiles = -(-batch // width)
         spills = plan.num_neurons * width * bytes_per_cell > _CACHE_BYTES
-        return -(-tiles // workers) * width * _COST[width] * (2.0 if spills else 1.0)
+        return -(-tiles // workers) * width * _COST[width] * (1.25 if spills else 1.0)
 
     width = min(_COST, key=cost)
     tiles = -(-batch // width)
