@@ -162,6 +162,8 @@ def _resolve(name: str) -> Activation:
     parameters = rule.defaults
     if written is not None and written.strip():
         parameters = _parse_parameters(name, written, rule.defaults)
+        if function == "clamp" and "," not in written:
+            raise GraphError(f"clamp must have both bounds, as 'clamp(0, 32)' has (got {name!r}).")
     _check_parameters(name, function, parameters)
     shown = rule.always_written or parameters != rule.defaults
     canonical = f"{function}({', '.join(map(_number, parameters))})" if shown else function

@@ -59,7 +59,7 @@ class ExecutionPlan:
     input_position: Tensor
     output_position: Tensor
     device: torch.device
-    derived: dict[str, Any] = field(default_factory=dict, repr=False)
+    derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def to(self, device: torch.device) -> ExecutionPlan:
         """The same plan with its tensors on `device`."""

@@ -225,3 +225,9 @@ def test_any_identifier_can_be_registered():
 def test_register_refuses(name, function, message):
     with pytest.raises(graphnn.GraphError, match=message):
         graphnn.register_activation(name, function)
+
+
+def test_clamp_takes_both_bounds_or_none():
+    assert graphnn.activation.resolve("clamp").name == "clamp(-1, 1)"
+    with pytest.raises(graphnn.GraphError, match=r"both bounds.*clamp\(1\)"):
+        graphnn.activation.resolve("clamp(1)")

@@ -249,6 +249,7 @@ def test_no_samples_give_a_header_alone(edges, tmp_path, capsys):
         ("x,w\n1,2\n", r"line 1: a header must name every input neuron once, but 'z' is missing"),
         ("x,z,x\n1,2,3\n", r"line 1: a header must name every input neuron once"),
         ("1,2,3\n", r"line 1: a row must have 2 numbers"),
+        ("1,two\n3,4\n", r"line 1, column 2: must be a number \(got 'two'\)"),
     ],
 )
 def test_bad_samples_are_refused(edges, tmp_path, capsys, text, message):

@@ -638,6 +638,12 @@ with tempfile.TemporaryDirectory() as folder:
     torch.testing.assert_close(net.weight.grad, plain.weight.grad)
     torch.testing.assert_close(net.bias.grad, plain.bias.grad)
     assert list(parallel.state_dict()) == ["module.weight", "module.bias"]
+    # No parameter may be left without a gradient, or the second step fails.
+    for backend in graphnn.backends():
+        unbiased = graphnn.NeuronGraph(graph.edge_index, bias=False)
+        parallel = DistributedDataParallel(graphnn.Network(unbiased, backend=backend))
+        for _ in range(2):
+            parallel(x).sum().backward()
     torch.distributed.destroy_process_group()
 """
 

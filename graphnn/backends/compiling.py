@@ -18,11 +18,11 @@ _ready: set[Hashable] = set()
 
 
 @cache
-def kernels() -> Any:
-    """The compiled kernels.
+def _folder() -> str:
+    """Where compiled kernels are kept.
 
     numba's cache on disk notices an edit of the file that a kernel is in, but not of the files that
-    the kernel's file imports; so the cache's folder is named after the contents of all of them.
+    the kernel's file imports; so the folder is named after the contents of all of them.
     """
     from numba.core import config
 
@@ -33,12 +33,39 @@ def kernels() -> Any:
     root = Path(usual) if usual else folder / "__pycache__"
     if not os.access(root if root.exists() else root.parent, os.W_OK):
         root = Path.home() / ".cache" / "graphnn"
-    setattr(config, "CACHE_DIR", str(root / f"kernels-{digest[:16]}"))  # noqa: B010
+    return str(root / f"kernels-{digest[:16]}")
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compiles a function when it is first called, without Python's lock, and keeps the code.
+
+    A decorator, so that it holds for the kernels' file however that is imported.
+    """
+    from numba import njit
+    from numba.core import config
+
+    folder = _folder()
+    usual = getattr(config, "CACHE_DIR")  # noqa: B009  (numba makes its settings at run time)
+    setattr(config, "CACHE_DIR", folder)  # noqa: B010
     try:
-        from graphnn.backends import fused_cpu_kernels
+        return njit(nogil=True, cache=True)(function)
     finally:
         setattr(config, "CACHE_DIR", usual)  # noqa: B010
+
+
+def kernels() -> Any:
+    """The compiled kernels."""
+    from graphnn.backends import fused_cpu_kernels
+
     return fused_cpu_kernels
+
+
+@cache
+def _explain() -> None:
+    """Says why it takes long, once for all variants."""
+    sys.stderr.write(
+        "graphnn: compiling the CPU kernels; kept on disk, so this happens once a machine\n"
+    )
 
 
 def announce(variant: Hashable, call: Callable[[], None]) -> None:
@@ -51,8 +78,7 @@ def announce(variant: Hashable, call: Callable[[], None]) -> None:
     """
     if variant in _ready:
         return
-    message = "graphnn: compiling the CPU kernels; kept on disk, so this happens once a machine\n"
-    timer = threading.Timer(_PATIENCE, lambda: sys.stderr.write(message))
+    timer = threading.Timer(_PATIENCE, _explain)
     timer.daemon = True
     timer.start()
     try:

@@ -137,6 +137,9 @@ def run_levels(
     aggregate: Aggregate,
 ) -> Tensor | States:
     """Walks the levels and gives what `Backend.run` gives."""
+    # No rows at all, but they tie an empty bias into the result: its gradient is empty, not None,
+    # which DistributedDataParallel would wait for.
+    tie = [bias.view(0, 1).expand(0, inputs.shape[0])] if bias.numel() == 0 else []
     if keep == "all":
         pres: list[Tensor] = []
         states: list[Tensor] = []
@@ -144,7 +147,7 @@ def run_levels(
             plan, weight, bias, inputs, offset, aggregate,
             lambda _, pre, state: (pres.append(pre), states.append(state)), forget=False,
         )  # fmt: skip
-        return neuron_order(plan, states), neuron_order(plan, pres)
+        return neuron_order(plan, states + tie), neuron_order(plan, pres + tie)
     rows_of = dict(plan.tables.output_rows)
     pieces: list[Tensor] = []
 
@@ -153,7 +156,7 @@ def run_levels(
             pieces.append(output_piece(index, rows_of[index], state))
 
     walk(plan, weight, bias, inputs, offset, aggregate, keep_outputs, forget=True)
-    return join_outputs(plan, pieces)
+    return join_outputs(plan, pieces + tie)
 
 
 def output_piece(level: int, rows: Tensor | None, state: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ _f = np.float32
 # Small functions must disappear into the loops that call them, or the loops are not vectorised;
 # Python's check for a division by zero would have the same effect.
 _INLINE = {"error_model": "numpy", "forceinline": True}
-# torch rounds 1 / 6 in hardsigmoid's gradient, and 1 / alpha in celu's, to float32.
+# torch rounds 1 / 6 in hardsigmoid's gradient, and alpha in celu's 1 / alpha, to float32.
 _SIXTH = float(np.float32(1 / 6))
 
 
@@ -249,36 +249,36 @@ def activate(code, a, b, pre, out, start, size):
 def multiply_by_slope(code, a, b, pre, value, gradient, start, size):
     """gradient[i] *= activation'(pre[i]); arguments as in `activate`, `value` being its result.
 
-    At a kink the slope is the one that torch takes.
+    At a kink, and at NaN, the slope is the one that torch takes.
     """
     stop = start + size
     zero, one, half = _like(a, 0), _like(a, 1), _like(a, 0.5)
     if code == 1:
         for i in range(start, stop):
             g = gradient[i]
-            gradient[i] = g if pre[i] > zero else zero
+            gradient[i] = zero if pre[i] <= zero else g
     elif code == 2:
         for i in range(start, stop):
             x, g = pre[i], gradient[i]
-            gradient[i] = g if (x > zero) & (x < _like(a, 6)) else zero
+            gradient[i] = zero if (x <= zero) | (x >= _like(a, 6)) else g
     elif code == 3:
         for i in range(start, stop):
             gradient[i] *= one if pre[i] > zero else a
     elif code == 4:
         for i in range(start, stop):
             below = value[i] + a
-            gradient[i] *= one if pre[i] > zero else below
+            gradient[i] *= below if pre[i] <= zero else one
     elif code == 5:
         scale, alpha = _like(a, _SELU_SCALE), _like(a, _SELU_ALPHA)
         for i in range(start, stop):
             below = value[i] + scale * alpha
-            gradient[i] *= scale if pre[i] > zero else below
+            gradient[i] *= below if pre[i] <= zero else scale
     elif code == 6:
-        inverse = _like(a, _f(1.0) / _f(a))
+        inverse = _like(a, 1.0 / np.float64(_f(a)))
         for i in range(start, stop):
             x = pre[i]
             below = inverse * a * _exp(x * inverse)
-            gradient[i] *= one if x > zero else below
+            gradient[i] *= below if x <= zero else one
     elif code == 7:
         for i in range(start, stop):
             x = pre[i]
@@ -317,7 +317,7 @@ def multiply_by_slope(code, a, b, pre, value, gradient, start, size):
     elif code == 15:
         for i in range(start, stop):
             x, g = pre[i], gradient[i]
-            gradient[i] = g if (x > a) & (x < b) else zero
+            gradient[i] = zero if (x <= a) | (x >= b) else g
     elif code == 16:
         for i in range(start, stop):
             x, g = pre[i], gradient[i] * _like(a, _SIXTH)

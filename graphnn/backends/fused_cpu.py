@@ -19,7 +19,7 @@ from graphnn import activation
 from graphnn.backends import compiling, threads
 from graphnn.backends.base import Call, Keep, States, is_transformed
 from graphnn.backends.reference import Reference
-from graphnn.backends.second_order import refuse_second_derivative
+from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
 from graphnn.plan import ExecutionPlan
 
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
@@ -70,7 +70,7 @@ def _transpose(plan: ExecutionPlan) -> _Transpose:
 
 
 def _arrays(plan: ExecutionPlan, dtype: Any) -> _Arrays:
-    key = f"fused_cpu arrays, {np.dtype(dtype)}"
+    key = ("fused_cpu", dtype)
     if key not in plan.derived:
         from graphnn.backends.elementwise import CODES
 
@@ -129,14 +129,21 @@ def _in_plan_order(plan: ExecutionPlan, weight: Tensor) -> np.ndarray:
         ids = torch.arange(plan.num_edges, dtype=plan.edge_order.dtype)
         plan.derived["edges_in_order"] = torch.equal(plan.edge_order, ids)
     if plan.derived["edges_in_order"]:
-        return weight.contiguous().numpy()
+        return _contiguous(weight)
     return weight.index_select(0, plan.edge_order).numpy()
 
 
 def _row_bias(plan: ExecutionPlan, bias: Tensor) -> np.ndarray:
-    slot = plan.bias_slot.numpy()
+    given = bias.numpy()
+    padded = np.zeros(given.size + 1, given.dtype)
+    padded[:-1] = given
     # Slot -1, of a neuron without a bias, reads the zero at the end.
-    return np.append(bias.numpy(), bias.numpy().dtype.type(0))[slot]
+    return padded[plan.bias_slot.numpy()]
+
+
+def _contiguous(tensor: Tensor) -> np.ndarray:
+    # The imaginary part of a conjugate is stored with the opposite sign.
+    return tensor.resolve_neg().contiguous().numpy()
 
 
 class _Pass:
@@ -170,8 +177,8 @@ class _Pass:
         out = np.empty((self.batch, own.output_position.size), self.dtype)
         shift = np.empty((0, self.plan.num_neurons), self.dtype)
         if offset is not None:
-            shift = offset.contiguous().numpy()
-        x, row_bias = inputs.contiguous().numpy(), _row_bias(self.plan, bias)
+            shift = _contiguous(offset)
+        x, row_bias = _contiguous(inputs), _row_bias(self.plan, bias)
 
         def work(thread: int, first: int, end: int) -> None:
             part = slice(first, end) if keeps else slice(thread, thread + 1)
@@ -221,7 +228,7 @@ class _Pass:
         back, n = _transpose(plan), plan.num_neurons
         none = np.empty((0, n), self.dtype)
         by_output, by_value, by_pre = (
-            none if seed is None else seed.contiguous().numpy() for seed in seeds
+            none if seed is None else _contiguous(seed) for seed in seeds
         )
         for_parameters = needs[0] or needs[1]
         by_weight = np.zeros((tiling.threads, plan.num_edges if for_parameters else 0), self.dtype)
@@ -279,6 +286,7 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        refuse_batched_gradients("fused_cpu", gradients)
         weight, bias, inputs, offset, pres, states = ctx.saved_tensors
         with torch.no_grad():
             seeds = (gradients[0], None, None) if ctx.keep == "outputs" else (None, *gradients)

@@ -11,13 +11,12 @@ A tile's width is a value of `lanes.TAGS`. Imports numba: import it where it is 
 
 from __future__ import annotations
 
-from numba import njit
-
+from graphnn.backends.compiling import kernel
 from graphnn.backends.elementwise import activate, multiply_by_slope
 from graphnn.backends.lanes import fma, load, splat, store, times, total, width_of
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def read_inputs(tag, x, first, position, offset, neuron_order, state):
     """Puts the inputs of samples first ... into a tile's level 0, offsets added.
 
@@ -42,7 +41,7 @@ def read_inputs(tag, x, first, position, offset, neuron_order, state):
                 state[place + lane] += offset[sample, neuron_order[position[column]]]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def write_columns(tag, state, first, position, out):
     """out[first + lane, column] = the tile's value at position[column], for the real samples."""
     width = width_of(tag)
@@ -52,7 +51,7 @@ def write_columns(tag, state, first, position, out):
             out[first + lane, column] = state[position[column] * width + lane]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def add_columns(tag, numbers, first, position, state):
     """Adds numbers[first + lane, column] to the tile at position[column]; positions may repeat."""
     width = width_of(tag)
@@ -62,7 +61,7 @@ def add_columns(tag, numbers, first, position, state):
             state[position[column] * width + lane] += numbers[first + lane, column]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def run_forward(tag, run_ptr, code, parameter, row_ptr, source, weight, row_bias, offset, first,
                 neuron_order, pre, state):  # fmt: skip
     """Computes a tile, run after run.
@@ -100,7 +99,7 @@ def run_forward(tag, run_ptr, code, parameter, row_ptr, source, weight, row_bias
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def run_backward(
     tag, run_ptr, code, parameter, out_ptr, target, weight, pre, state, added, gradient
 ):
@@ -139,7 +138,7 @@ def run_backward(
                 gradient[place] += added[place]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def edge_gradients(tag, num_inputs, row_ptr, source, state, gradient, by_weight, by_row):
     """Adds a tile's gradients by weight and bias.
 
@@ -161,7 +160,7 @@ def edge_gradients(tag, num_inputs, row_ptr, source, state, gradient, by_weight,
             by_weight[edge] += total(times(arriving, load(tag, state, source[edge] * width)))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def forward_tiles(tag, x, input_position, output_position, run_ptr, code, parameter, row_ptr,
                   source, weight, row_bias, offset, neuron_order, pres, states, out, first_tile,
                   end_tile):  # fmt: skip
@@ -198,7 +197,7 @@ def forward_tiles(tag, x, input_position, output_position, run_ptr, code, parame
         write_columns(tag, state, first, output_position, out)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def backward_tiles(tag, by_output, output_position, by_value, by_pre, neuron_position,
                    input_position, run_ptr, code, parameter, row_ptr, source, out_ptr, target,
                    out_weight, pres, states, gradient, added, by_weight,

@@ -15,7 +15,7 @@ from torch import Tensor
 from graphnn.activation import built_in
 from graphnn.backends import eager
 from graphnn.backends.base import Call, Keep, States, describe_level, is_transformed
-from graphnn.backends.second_order import refuse_second_derivative
+from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
 from graphnn.levels import Level
 from graphnn.plan import ExecutionPlan
 
@@ -105,7 +105,7 @@ class _Run(torch.autograd.Function):
             plan, weight, bias, inputs, offset, _aggregate,
             lambda _, pre, state: (pres.append(pre), states.append(state)), forget=False,
         )  # fmt: skip
-        ctx.plan, ctx.keep, ctx.has_offset = plan, keep, offset is not None
+        ctx.plan, ctx.keep = plan, keep
         # Inputs are saved as they came: saving a view of them would hide them from autograd's
         # check for changes in place.
         ctx.save_for_backward(weight, bias, inputs, offset, *pres[1:], *states[1:])
@@ -121,6 +121,7 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        refuse_batched_gradients("scatter", gradients)
         with torch.no_grad(), torch.autocast(gradients[0].device.type, enabled=False):
             computed = _Backward(ctx, gradients).run()
         if torch.is_grad_enabled():

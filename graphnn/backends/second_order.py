@@ -1,4 +1,4 @@
-"""Refusing a second derivative that a backend does not have."""
+"""Refusing derivatives that a backend does not have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 
 from graphnn.errors import BackendError
 
@@ -21,6 +22,24 @@ class _Refuse(torch.autograd.Function):
         raise BackendError(
             f"backend {ctx.name!r} has first derivatives only, but a second one was asked for. Set "
             "net.backend = 'reference', which has every order."
+        )
+
+
+def refuse_batched_gradients(name: str, gradients: tuple[Tensor, ...]) -> None:
+    """Raises if a backward pass is asked for many gradients at once, as a vmap over it does.
+
+    Args:
+        name: The backend's name.
+        gradients: What arrived at its backward pass.
+
+    Raises:
+        BackendError: One of them is batched.
+    """
+    if any(is_batchedtensor(g) or is_legacy_batchedtensor(g) for g in gradients):
+        raise BackendError(
+            f"backend {name!r} takes one gradient at a time back, but several came at once, as "
+            "from is_grads_batched=True or vectorize=True. Leave that out, or set net.backend = "
+            "'reference', which takes them."
         )
 
 

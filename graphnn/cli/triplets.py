@@ -44,8 +44,9 @@ def _read_samples(path: Path, net: graphnn.Network) -> torch.Tensor:
         except (UnicodeDecodeError, csv.Error) as error:
             raise graphnn.FormatError(f"{path}: the table must be text ({error}).") from None
     columns = list(range(net.in_features))
-    if rows and not all(map(_is_number, rows[0][1])):
-        columns = _columns(path, [name.strip() for name in rows[0][1]], net)
+    header = [name.strip() for name in rows[0][1]] if rows else []
+    if _is_header(header, net):
+        columns = _columns(path, header, net)
         rows = rows[1:]
     samples = np.empty((len(rows), net.in_features))
     for index, (line, row) in enumerate(rows):
@@ -72,10 +73,20 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _input_names(net: graphnn.Network) -> list[str]:
+    names = labels(net.graph)
+    return [str(names[neuron]) for neuron in net.graph.input_ids.tolist()]
+
+
+def _is_header(row: list[str], net: graphnn.Network) -> bool:
+    """Whether a table's first row names columns: no numbers, or some input's name among them."""
+    numbers = sum(map(_is_number, row))
+    return numbers < len(row) and (numbers == 0 or bool(set(row) & set(_input_names(net))))
+
+
 def _columns(path: Path, header: list[str], net: graphnn.Network) -> list[int]:
     """The table's column of each input neuron: by name where names occur, else in order."""
-    names = labels(net.graph)
-    wanted = [str(names[neuron]) for neuron in net.graph.input_ids.tolist()]
+    wanted = _input_names(net)
     if not set(header) & set(wanted):
         return list(range(net.in_features))
     if sorted(header) != sorted(wanted):

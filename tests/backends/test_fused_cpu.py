@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -204,3 +206,67 @@ def test_padding_lanes_add_nothing(rng):
     halves = [gradients(net, part) for part in (x[:9], x[9:])]
     summed = halves[0][1] + halves[1][1]
     assert torch.allclose(whole[1], summed, rtol=1e-3, atol=1e-4 * float(summed.abs().max()))
+
+
+# Parameters that float32 cannot hold show where torch rounds, and where it does not.
+@pytest.mark.parametrize(
+    "activation",
+    ["leaky_relu(0.3)", "elu(0.7)", "selu", "celu(0.7)", "celu(3)", "softplus(0.3, 7)", "relu6",
+     "clamp(-0.7, 0.3)", "hardsigmoid", "hardswish", "gelu", "gelu_tanh", "mish", "silu"],
+)  # fmt: skip
+def test_slopes_are_torchs_in_float64(rng, activation):
+    net = sparse_network(rng, 2, 20, 3, activation=activation, dtype=torch.float64)
+    x = 5 * torch.randn(40, 20, generator=rng, dtype=torch.float64)
+    found = gradients(net, x)
+    net.backend = "reference"
+    for one, other in zip(found, gradients(net, x), strict=True):
+        assert (one - other).abs().max() <= 1e-12 * other.abs().max()
+
+
+@pytest.mark.parametrize(
+    "activation", ["relu", "relu6", "leaky_relu", "elu", "selu", "celu", "clamp(-1, 1)", "tanh"]
+)
+def test_slopes_at_nan_are_torchs(activation):
+    graph = graphnn.NeuronGraph([[0, 1, 1], [2, 2, 3]], activation=activation, bias=False)
+    slopes = []
+    for backend in ("fused_cpu", "reference"):
+        net = graphnn.Network(graph, [1.0, 0.0, 1.0], backend=backend)
+        assert net.backend_report(torch.zeros(1, 2)).levels[0][3] == "message passing"
+        x = torch.tensor([[torch.nan, 1.0]] * 3, requires_grad=True)
+        slopes.append(torch.autograd.grad(net(x).sum(), x)[0])
+    assert torch.allclose(*slopes, equal_nan=True)
+
+
+def test_takes_tensors_that_are_stored_negated(rng):
+    net = sparse_network(rng)
+    x, cotangent = torch.randn(2, 5, 80, generator=rng)
+    negated = torch._neg_view  # pyright: ignore[reportPrivateImportUsage]
+    outputs = net(negated(x))
+    assert torch.equal(outputs, net(-x))
+    found = torch.autograd.grad(outputs, net.weight, negated(cotangent))
+    assert torch.equal(found[0], torch.autograd.grad(net(-x), net.weight, -cotangent)[0])
+
+
+@pytest.mark.parametrize("backend", ["fused_cpu", "scatter"])
+def test_refuses_many_gradients_at_once(rng, backend):
+    net = sparse_network(rng)
+    x = torch.randn(2, 80, generator=rng)
+    net.backend = backend
+    outputs = net(x)
+    cotangents = torch.randn(3, *outputs.shape, generator=rng)
+    with pytest.raises(graphnn.BackendError, match=rf"{backend!r}.*is_grads_batched.*'reference'"):
+        torch.autograd.grad(outputs, net.weight, cotangents, is_grads_batched=True)
+    net.backend = "reference"
+    (found,) = torch.autograd.grad(net(x), net.weight, cotangents, is_grads_batched=True)
+    assert found.shape == (3, net.graph.num_edges)
+
+
+def test_kernels_are_kept_by_their_sources_however_imported():
+    # numba alone would read code from disk that is older than the files the kernels import.
+    code = (
+        "from graphnn.backends.fused_cpu_kernels import forward_tiles\n"
+        "print(forward_tiles.stats.cache_path)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "kernels-" in done.stdout
