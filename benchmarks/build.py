@@ -7,16 +7,15 @@ network is checked before its times are reported. One readable line and one JSON
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.clock import in_turn
+from benchmarks.conditions import conditions, save
 from graphnn import from_edges
 
 Edges = torch.Tensor
@@ -63,20 +62,6 @@ def check(net: Any, edges: Edges) -> None:
     assert (position[source[order]] == plan.edge_source.numpy()).all()
 
 
-def clock(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every run, all of them in turn; the first round warms up and does not count."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            result = run()
-            taken = time.perf_counter() - start
-            del result
-            if repeat:
-                times[name].append(taken)
-    return times
-
-
 def id_cases(num_edges: int) -> Iterator[tuple[str, Edges]]:
     """Named (2, E) tensors."""
     rng = np.random.default_rng(0)
@@ -105,7 +90,7 @@ def bench_ids(num_edges: int, repeats: int) -> Iterator[dict[str, Any]]:
             "torch.sort (2, E)": lambda edges=edges: torch.sort(edges),
             "torch.sort key": lambda key=key: torch.sort(key),
         }
-        yield report(name, edges.shape[1], clock(runs, repeats))
+        yield report(name, edges.shape[1], in_turn(runs, repeats))
 
 
 def bench_rows(num_edges: int, repeats: int) -> dict[str, Any]:
@@ -124,7 +109,7 @@ def bench_rows(num_edges: int, repeats: int) -> dict[str, Any]:
         return dict.fromkeys(label for s, t, _ in rows for label in (s, t))
 
     runs = {"from_edges": lambda: from_edges(rows), "dict of labels": look_up}
-    return report("tuples with string labels and weights", len(rows), clock(runs, repeats))
+    return report("tuples with string labels and weights", len(rows), in_turn(runs, repeats))
 
 
 def bench_frame(num_edges: int, repeats: int) -> dict[str, Any]:
@@ -143,7 +128,7 @@ def bench_frame(num_edges: int, repeats: int) -> dict[str, Any]:
         "from_edges": lambda: from_edges(frame),
         "pandas.factorize": lambda: pd.factorize(interleaved),
     }
-    return report("frame of string labels", len(frame), clock(runs, repeats))
+    return report("frame of string labels", len(frame), in_turn(runs, repeats))
 
 
 def report(case: str, num_edges: int, times: dict[str, list[float]]) -> dict[str, Any]:
@@ -172,9 +157,7 @@ def report(case: str, num_edges: int, times: dict[str, list[float]]) -> dict[str
         "seconds_20_50_80": seconds,
         "ratio": ratios,
         "edges_per_second": round(num_edges / own),
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
+        **conditions(),
     }
 
 
@@ -184,14 +167,14 @@ def main() -> None:
     parser.add_argument("--edges", type=int, default=10_000_000)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of tuples")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", help="file for the JSON lines; default: the screen")
     arguments = parser.parse_args()
     results = [
         *bench_ids(arguments.edges, arguments.repeats),
         bench_rows(arguments.rows, arguments.repeats),
         bench_frame(arguments.edges, arguments.repeats),
     ]
-    for result in results:
-        print(json.dumps(result))
+    save(results, arguments.output)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,6 @@ process; nothing is reported unless both files are read back equal.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -22,6 +19,7 @@ import numpy as np
 import torch
 
 import graphnn
+from benchmarks.conditions import conditions, save
 
 
 def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -109,22 +107,19 @@ def measure(num_edges: int, folder: Path) -> dict[str, Any]:
         "resident_bytes_per_edge": None if grown is None else round(grown / edges, 2),
         "read_seconds": round(read_seconds, 3),
         **checks,
-        "machine": platform.processor() or platform.machine(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "networkx": nx.__version__,
-        },
+        "networkx": nx.__version__,
+        **conditions(),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("edges", nargs="?", type=int, default=1_000_000)
+    parser.add_argument("--output", help="file for the JSON line; default: the screen")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        json.dump(measure(arguments.edges, Path(folder)), sys.stdout)
-    print()
+        result = measure(arguments.edges, Path(folder))
+    save([result], arguments.output)
 
 
 if __name__ == "__main__":
