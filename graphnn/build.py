@@ -17,16 +17,22 @@ from torch import Tensor
 
 from graphnn import wiring
 from graphnn.activation import resolve
+from graphnn.edge_columns import Columns
 from graphnn.edge_file import read_file
-from graphnn.edge_table import EdgeTable, read_frame, read_ids, read_rows
+from graphnn.edge_frame import read_frame
+from graphnn.edge_table import EdgeTable, read_ids, read_matrix, read_rows
 from graphnn.errors import FormatError, GraphError
 from graphnn.graph import NeuronGraph
 from graphnn.network import Network
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from scipy.sparse import sparray, spmatrix
 
-    Edges = Iterable[Sequence[Any]] | Tensor | np.ndarray | DataFrame | str | os.PathLike[str]
+    Matrix = sparray | spmatrix
+    Edges = (
+        Iterable[Sequence[Any]] | Tensor | np.ndarray | Matrix | DataFrame | str | os.PathLike[str]
+    )
     Labels = Iterable[Hashable] | Tensor | np.ndarray
 
 
@@ -42,6 +48,7 @@ def from_edges(
     backend: str = "auto",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    columns: Sequence[Hashable] | None = None,
 ) -> Network:
     """Builds a network from its edges.
 
@@ -54,9 +61,13 @@ def from_edges(
             rows (source, target) or (source, target, weight), tuples or lists with any hashable
             labels, in any iterable;
             a (2, E) integer tensor or array, or PyTorch Geometric's `EdgeIndex`: ids themselves;
+            one of scipy's sparse matrices (N, N), whose stored entry [i, j], a zero too, is the
+            weight of the edge i -> j, as in scipy.sparse.csgraph: ids again, in the order of
+            `tocoo()`; a matrix of bools has no weights;
             a pandas DataFrame with the columns source, target and, optionally, weight;
-            the path of a CSV or TSV file in UTF-8 with a header that names these columns. Its
-            labels are strings, exactly as written; it is read by Python's csv module.
+            the path of a CSV or TSV file in UTF-8 with a header that names these columns, separated
+            by tabs, commas or semicolons. Its labels are strings, exactly as written; it is read by
+            Python's csv module.
         inputs: Labels (one group, called "input") or a dict of group name -> labels. Default: the
             neurons without incoming edges, by id.
         outputs: Likewise (one group, called "output"). Default: the neurons without outgoing edges.
@@ -70,6 +81,8 @@ def from_edges(
         backend: "auto" or a name from `graphnn.backends()`.
         dtype: Of the parameters; default: torch's default.
         device: Of the parameters; default: torch's default.
+        columns: Names of the two or three columns of a frame or file that hold sources, targets
+            and weights; 0-based places in a file without a header.
 
     Returns:
         The network; weight i belongs to row i.
@@ -88,7 +101,7 @@ def from_edges(
     """
     if coalesce not in (None, "sum"):
         raise GraphError(f"coalesce must be None or 'sum' (got {coalesce!r}).")
-    table = _read_edges(edges)
+    table = _read_edges(edges, columns)
     if coalesce == "sum":
         table = table.coalesced()
     input_labels, output_labels = _read_groups(inputs, "input"), _read_groups(outputs, "output")
@@ -118,15 +131,23 @@ def from_edges(
     return net
 
 
-def _read_edges(edges: Any) -> EdgeTable:
+def _read_edges(edges: Any, columns: Any) -> EdgeTable:
     if isinstance(edges, str | os.PathLike):
-        return read_file(Path(os.fspath(edges)))
+        return read_file(Path(os.fspath(edges)), Columns.read(columns))
+    # Whoever holds a frame or a matrix has imported its package, so it need not be imported to
+    # find out.
+    pandas, sparse = sys.modules.get("pandas"), sys.modules.get("scipy.sparse")
+    if pandas is not None and isinstance(edges, pandas.DataFrame):
+        return read_frame(edges, Columns.read(columns))
+    if columns is not None:
+        raise GraphError(
+            "columns must be given with a frame or a file only "
+            f"(got columns={columns!r} with edges of type {type(edges).__name__})."
+        )
     if isinstance(edges, Tensor | np.ndarray):
         return read_ids(edges)
-    # Whoever holds a frame has imported pandas, so it need not be imported to find out.
-    pandas = sys.modules.get("pandas")
-    if pandas is not None and isinstance(edges, pandas.DataFrame):
-        return read_frame(edges)
+    if sparse is not None and sparse.issparse(edges):
+        return read_matrix(edges)
     return read_rows(edges)
 
 
@@ -141,14 +162,17 @@ class _Neurons:
     def of(cls, table: EdgeTable, **groups: dict[str, Any] | None) -> _Neurons:
         if table.names is not None:
             return cls(len(table.names), table.names)
-        highest = int(table.edge_index.max(initial=-1))
+        if table.num_neurons is not None:
+            return cls(table.num_neurons, None)
+        highest, num_given = int(table.edge_index.max(initial=-1)), table.edge_index.size
         for role, group in groups.items():
             for name, ids in (group or {}).items():
                 read = wiring.read_ids(ids, _called(role, name), np.iinfo(np.int64).max).numpy()
                 highest = max(highest, int(read.max(initial=-1)))
+                num_given += read.size
         if highest < 0:
             raise GraphError("edges must hold at least one edge (got none, and no inputs either).")
-        return cls(highest + 1, None)
+        return cls(wiring.implied_neurons(highest, num_given), None)
 
     @cached_property
     def _id_of(self) -> dict[Hashable, int]:
@@ -235,9 +259,7 @@ def _check_file_wiring(table: EdgeTable, error: GraphError) -> None:
     try:
         NeuronGraph(table.edge_index, names=table.names)
     except GraphError:
-        raise FormatError(
-            f"{table.path}: {error} (Edge 0 is the first row after the header.)"
-        ) from None
+        raise FormatError(f"{table.path}: {error} (Edge 0 is on {table.place(0)}.)") from None
 
 
 def _activations(

@@ -5,22 +5,24 @@ from __future__ import annotations
 import array
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
-from graphnn.edge_table import COLUMNS, EdgeTable, has_columns, role_of
+from graphnn.edge_columns import Columns
+from graphnn.edge_table import EdgeTable, role_of
 from graphnn.errors import FormatError
 
 _TAB_SUFFIXES = (".tsv", ".tab")
 
 
-def read_file(path: Path) -> EdgeTable:
-    """Reads a CSV or TSV file with a header that names source, target and, optionally, weight.
+def read_file(path: Path, columns: Columns) -> EdgeTable:
+    """Reads a CSV or TSV file.
 
     Args:
-        path: A UTF-8 text file. Tabs separate the fields of a .tsv or .tab file, and of any other
-            whose header has tabs and no commas.
+        path: A UTF-8 text file. Tabs separate the fields of a .tsv or .tab file; elsewhere tabs,
+            commas or semicolons, whichever give a first line with all columns.
+        columns: Their names in the header, or their places where there is no header.
 
     Returns:
         The table, with line numbers. Labels are strings, exactly as written.
@@ -33,15 +35,45 @@ def read_file(path: Path) -> EdgeTable:
     # for a missing one), and no need for an optional package.
     with path.open(encoding="utf-8-sig", newline="") as stream:
         try:
-            head = stream.readline(1 << 16)
+            delimiter, places, width = _find_columns(path, stream, columns)
             stream.seek(0)
-            tab = path.suffix.lower() in _TAB_SUFFIXES or ("\t" in head and "," not in head)
-            return _read_lines(
-                path, csv.reader(stream, delimiter="\t" if tab else ",", strict=True)
-            )
+            reader = csv.reader(stream, delimiter=delimiter, strict=True)
+            if not columns.are_places:
+                next(reader)
+            return _read_lines(path, reader, places, width)
         except UnicodeDecodeError:
             _refuse_encoding(path)
             raise
+
+
+def _find_columns(path: Path, stream: TextIO, columns: Columns) -> tuple[str, tuple[int, ...], int]:
+    """The separator, the columns' places and the number of fields, by the first line."""
+    separators = "\t" if path.suffix.lower() in _TAB_SUFFIXES else "\t,;"
+    lines = {separator: _first_line(stream, separator) for separator in separators}
+    for separator, fields in lines.items():
+        found = columns.find(list(range(len(fields))) if columns.are_places else fields)
+        if found is not None:
+            return separator, found, len(fields)
+    got = max(lines.values(), key=len)
+    shown = ", ".join(map(repr, got))[:200] or "nothing"
+    if columns.are_places:
+        raise FormatError(
+            f"{path}, line 1: every row must have the fields {columns.shown}, counted from 0 and "
+            f"separated by tabs, commas or semicolons (got {shown})."
+        )
+    raise FormatError(
+        f"{path}, line 1: the header must name one column each for {columns.shown}, separated by "
+        f"tabs, commas or semicolons (got {shown}). Name other columns in columns=; columns=(0, 1) "
+        "reads a file without a header."
+    )
+
+
+def _first_line(stream: TextIO, separator: str) -> list[str]:
+    stream.seek(0)
+    try:
+        return next(csv.reader(stream, delimiter=separator), [])
+    except csv.Error:
+        return []
 
 
 def _refuse_encoding(path: Path) -> None:
@@ -58,23 +90,23 @@ def _refuse_encoding(path: Path) -> None:
                 ) from None
 
 
-def _read_lines(path: Path, reader: Any) -> EdgeTable:
-    place: dict[str, int] = {}
+def _read_lines(path: Path, reader: Any, places: tuple[int, ...], width: int) -> EdgeTable:
+    number: dict[str, int] = {}
     codes, weights, lines = array.array("q"), array.array("d"), array.array("q")
+    source, target = places[:2]
+    weight = places[2] if len(places) == 3 else None
     text = ""
     try:
-        header = next(reader, [])
-        source, target, weight = _file_columns(path, header)
         for row in reader:
             if not row:
                 continue
-            if len(row) != len(header):
+            if len(row) != width:
                 raise FormatError(
-                    f"{path}, line {reader.line_num}: every row must have {len(header)} fields, as "
-                    f"the header has (got {len(row)})."
+                    f"{path}, line {reader.line_num}: every row must have {width} fields, as "
+                    f"the first one has (got {len(row)})."
                 )
-            codes.append(place.setdefault(row[source], len(place)))
-            codes.append(place.setdefault(row[target], len(place)))
+            codes.append(number.setdefault(row[source], len(number)))
+            codes.append(number.setdefault(row[target], len(number)))
             lines.append(reader.line_num)
             if weight is not None:
                 text = row[weight]
@@ -89,33 +121,21 @@ def _read_lines(path: Path, reader: Any) -> EdgeTable:
         ) from None
     if not lines:
         raise FormatError(f"{path}: edges must hold at least one edge (got a header alone).")
-    return _file_table(path, place, np.array(codes), np.array(weights), np.array(lines))
+    return _file_table(path, number, np.array(codes), np.array(weights), np.array(lines))
 
 
 def _file_table(
-    path: Path, place: dict[str, int], codes: np.ndarray, weight: np.ndarray, lines: np.ndarray
+    path: Path, number: dict[str, int], codes: np.ndarray, weight: np.ndarray, lines: np.ndarray
 ) -> EdgeTable:
-    if "" in place:
-        first = int(np.argmax(codes == place[""]))
+    if "" in number:
+        first = int(np.argmax(codes == number[""]))
         raise FormatError(
             f"{path}, line {lines[first // 2]}: every edge must have labels, but the "
             f"{role_of(first)} is empty."
         )
     edge_index = np.ascontiguousarray(codes.reshape(-1, 2).T)
-    table = EdgeTable(edge_index, weight if weight.size else None, tuple(place), lines, path)
+    table = EdgeTable(
+        edge_index, weight if weight.size else None, tuple(number), lines, path, "line"
+    )
     table.check_weights()
     return table
-
-
-def _file_columns(path: Path, header: list[str]) -> tuple[int, int, int | None]:
-    if not has_columns(header):
-        shown = ", ".join(map(repr, header))[:200] or "nothing"
-        raise FormatError(
-            f"{path}, line 1: the header must name one column each for {COLUMNS}, separated by "
-            f"commas or tabs (got {shown})."
-        )
-    return (
-        header.index("source"),
-        header.index("target"),
-        header.index("weight") if "weight" in header else None,
-    )

@@ -15,8 +15,6 @@ from torch import Tensor
 from graphnn import wiring
 from graphnn.errors import FormatError, GraphError
 
-COLUMNS = "source, target and, if the edges have weights, weight"
-
 
 @dataclass(frozen=True, eq=False)
 class EdgeTable:
@@ -28,6 +26,8 @@ class EdgeTable:
         names: The label of every id; None where the ids themselves were given.
         numbers: (E,) int64 number of the row or line that each edge came from; None: its place.
         path: The file that the edges came from, or None.
+        unit: What an edge came from is called: "row", "line" or "entry".
+        num_neurons: N, where more neurons than those that occur are known of, else None.
     """
 
     edge_index: np.ndarray
@@ -35,11 +35,12 @@ class EdgeTable:
     names: tuple[Hashable, ...] | None = None
     numbers: np.ndarray | None = None
     path: Path | None = None
+    unit: str = "row"
+    num_neurons: int | None = None
 
     def place(self, edge: int) -> str:
         """Where an edge came from, as messages name it: "row 3" or "line 5"."""
-        number = edge if self.numbers is None else self.numbers[edge]
-        return f"{'row' if self.path is None else 'line'} {number}"
+        return f"{self.unit} {edge if self.numbers is None else self.numbers[edge]}"
 
     def refuse(self, message: str) -> NoReturn:
         """Raises a GraphError, or for a file a FormatError that names it."""
@@ -83,7 +84,7 @@ class EdgeTable:
         edges = first[kept]
         total = None if self.weight is None else np.add.reduceat(self.weight[order], starts)[kept]
         numbers = edges if self.numbers is None else self.numbers[edges]
-        return EdgeTable(self.edge_index[:, edges], total, self.names, numbers, self.path)
+        return replace(self, edge_index=self.edge_index[:, edges], weight=total, numbers=numbers)
 
     def _sorted_by_target(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Row pointers, source ids and edge ids of the (target, source) order, ties by edge id."""
@@ -112,13 +113,29 @@ def read_ids(edges: Tensor | np.ndarray) -> EdgeTable:
     return EdgeTable(ids.numpy())
 
 
+def read_matrix(matrix: Any) -> EdgeTable:
+    """Reads one of scipy's sparse matrices: entry [i, j] is the weight of the edge i -> j."""
+    entries = matrix.tocoo()
+    if entries.ndim != 2 or entries.shape[0] != entries.shape[1]:
+        raise GraphError(
+            "a matrix of edges must be square, entry [source, target] an edge's weight (got shape "
+            f"{tuple(entries.shape)}). An (out, in) mask between two levels goes to "
+            "graphnn.from_masks."
+        )
+    if entries.shape[0] == 0:
+        raise GraphError("edges must hold at least one neuron (got an empty matrix).")
+    edge_index = np.stack([entries.row, entries.col]).astype(np.int64)
+    table = EdgeTable(edge_index, unit="entry", num_neurons=entries.shape[0])
+    return table if entries.dtype == np.bool_ else with_weights(table, entries.data)
+
+
 def read_rows(edges: Any) -> EdgeTable:
     """Reads any iterable of tuples or lists (source, target[, weight]), once."""
     if isinstance(edges, Mapping) or not isinstance(edges, Iterable):
         raise GraphError(
             "edges must be an iterable of (source, target) or (source, target, weight), a (2, E) "
-            "integer tensor or array, a pandas DataFrame, or the path of a CSV or TSV file "
-            f"(got {type(edges).__name__})."
+            "integer tensor or array, one of scipy's sparse matrices, a pandas DataFrame, or the "
+            f"path of a CSV or TSV file (got {type(edges).__name__})."
         )
     rows = list(edges)
     if not rows:
@@ -135,10 +152,11 @@ def read_rows(edges: Any) -> EdgeTable:
     try:
         codes = np.fromiter(map(place.__getitem__, cells), np.int64, len(cells))
     except TypeError:
-        _refuse_unhashable(cells)
-    names = _plain_names(list(place), codes)
+        refuse_unhashable(cells)
+    check_types(list(place), cells, codes)
+    names = plain_names(list(place), codes)
     table = EdgeTable(np.ascontiguousarray(codes.reshape(-1, 2).T), names=names)
-    return table if weights is None else _with_weights(table, weights)
+    return table if weights is None else with_weights(table, weights)
 
 
 def _check_rows(rows: list[Any]) -> int:
@@ -184,7 +202,8 @@ def role_of(cell: int) -> str:
     return "target" if cell % 2 else "source"
 
 
-def _refuse_unhashable(labels: Sequence[Any]) -> NoReturn:
+def refuse_unhashable(labels: Iterable[Any]) -> NoReturn:
+    """Raises the error that names the first label, of interleaved ones, without a hash."""
     for i, label in enumerate(labels):
         try:
             hash(label)
@@ -195,7 +214,32 @@ def _refuse_unhashable(labels: Sequence[Any]) -> NoReturn:
     raise AssertionError("every label is hashable")
 
 
-def _plain_names(labels: list[Any], codes: np.ndarray) -> tuple[Hashable, ...]:
+def check_types(labels: Sequence[Any], cells: Iterable[Any], codes: np.ndarray) -> None:
+    """Refuses labels that are equal though one is a bool, one an int or one a float.
+
+    Args:
+        labels: The distinct labels.
+        cells: The labels of all rows' sources and targets, interleaved.
+        codes: (2 E,) their places among the distinct ones.
+    """
+    if not any(isinstance(label, bool | int | float) for label in labels):
+        return
+    kinds = [_number_kind(label) for label in labels]
+    for i, (cell, code) in enumerate(zip(cells, codes.tolist(), strict=True)):
+        if type(cell) is not type(labels[code]) and _number_kind(cell) != kinds[code]:
+            raise GraphError(
+                "labels of different types must not be equal, but the "
+                f"{role_of(i)} of row {i // 2} is {_shown(cell)} and elsewhere there is "
+                f"{_shown(labels[code])}. Use labels of one type."
+            )
+
+
+def _number_kind(label: Any) -> type | None:
+    plain = label.item() if isinstance(label, np.generic) else label
+    return type(plain) if isinstance(plain, bool | int | float) else None
+
+
+def plain_names(labels: list[Any], codes: np.ndarray) -> tuple[Hashable, ...]:
     """The labels as plain Python values; refuses those that cannot name a neuron.
 
     Args:
@@ -232,7 +276,7 @@ def _is_missing(label: Any) -> bool:
         return True
 
 
-def _with_weights(table: EdgeTable, values: Sequence[Any]) -> EdgeTable:
+def with_weights(table: EdgeTable, values: Sequence[Any]) -> EdgeTable:
     """The table with these E weights."""
     try:
         weight = np.array(values)
@@ -247,7 +291,7 @@ def _with_weights(table: EdgeTable, values: Sequence[Any]) -> EdgeTable:
 
 
 def _number(table: EdgeTable, edge: int, value: Any) -> float:
-    if not isinstance(value, str | bytes | bool | np.bool_):
+    if not isinstance(value, str | bytes | bool | np.bool_ | np.complexfloating):
         try:
             return float(value.detach() if isinstance(value, Tensor) else value)
         except (TypeError, ValueError, OverflowError, RuntimeError):
@@ -255,57 +299,3 @@ def _number(table: EdgeTable, edge: int, value: Any) -> float:
     table.refuse(
         f"weights must be finite numbers, but that of {table.place(edge)} is {_shown(value)}."
     )
-
-
-def read_frame(frame: Any) -> EdgeTable:
-    """Reads a pandas DataFrame with the columns source, target and, optionally, weight."""
-    import pandas
-
-    columns = list(frame.columns)
-    if not has_columns(columns):
-        raise GraphError(
-            f"a frame of edges must have one column each for {COLUMNS} (got the columns "
-            f"{', '.join(map(repr, columns)) or 'none'}). Rename them with frame.rename()."
-        )
-    source, target = frame["source"], frame["target"]
-    if len(frame) == 0:
-        raise GraphError("edges must hold at least one edge (got an empty frame).")
-    if source.dtype != target.dtype:
-        # A common dtype could change labels, such as 1 to 1.0.
-        source, target = source.astype(object), target.astype(object)
-    try:
-        codes, labels = pandas.factorize(pandas.concat([source, target], ignore_index=True))
-    except TypeError:
-        _refuse_unhashable(list(chain.from_iterable(zip(source, target, strict=True))))
-    codes = codes.reshape(2, -1)
-    if codes.min() < 0:
-        row = int(np.argmax((codes < 0).any(axis=0)))
-        role = "source" if codes[0, row] < 0 else "target"
-        raise GraphError(f"every edge must have labels, but the {role} of row {row} is missing.")
-    edge_index, order = _by_first_appearance(codes, len(labels))
-    names = _plain_names(labels.take(order).tolist(), edge_index.T.reshape(-1))
-    table = EdgeTable(edge_index, names=names)
-    if "weight" not in columns:
-        return table
-    weight = frame["weight"]
-    if pandas.api.types.is_numeric_dtype(weight) and not pandas.api.types.is_bool_dtype(weight):
-        return _with_weights(table, weight.to_numpy(np.float64, na_value=np.nan))
-    return _with_weights(table, weight.tolist())
-
-
-def has_columns(names: list[Any]) -> bool:
-    """Whether these columns can be read: one source, one target, at most one weight."""
-    counts = [names.count(name) for name in ("source", "target", "weight")]
-    return counts in ([1, 1, 0], [1, 1, 1])
-
-
-def _by_first_appearance(codes: np.ndarray, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Renumbers (2, E) codes by first appearance, column by column; and the old code of each."""
-    appearance = np.ascontiguousarray(codes.T).reshape(-1)
-    first = np.empty(num_labels, np.int64)
-    # Written backwards, because the last of several writes to one place stays.
-    first[appearance[::-1]] = np.arange(appearance.size - 1, -1, -1)
-    order = np.argsort(first)
-    rank = np.empty(num_labels, np.int64)
-    rank[order] = np.arange(num_labels)
-    return rank[codes], order

@@ -1,4 +1,14 @@
-"""Constraints on a network's parameters, for `torch.nn.utils.parametrize`."""
+"""Constraints on a network's parameters, for `torch.nn.utils.parametrize`.
+
+They stack, in the order in which they are registered: `Tied` only as the first, `Frozen` as the
+first or after others, `Sign` anywhere. What comes later has the last word: a `Sign` after a
+`Frozen` may turn the sign of a held value, a `Frozen` after a `Sign` may hold any value, and a
+`Sign` after a `Tied` keeps a group equal only where it gives all of its entries one sign.
+
+Editing, saving and converting take the effective weights and biases; the new network has plain
+parameters, unless a converter says otherwise. ``torch.save(net.state_dict())`` keeps the
+constraints' buffers and the trained values; loading needs the same constraints registered.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +28,8 @@ class Frozen(nn.Module):
     The parameter that remains, ``module.parametrizations.weight.original``, is one-dimensional and
     has the free entries only: no optimiser, weight decay or momentum can move the frozen ones, and
     they do not count as parameters. Assigning to the parametrized tensor keeps the free entries of
-    what is assigned. Several parametrizations may follow on the same tensor; this one must be the
-    first that is registered.
+    what is assigned. Registered after other parametrizations, it holds entries of what these give:
+    the parameter is theirs, and gets a gradient of zero from held entries.
 
     Args:
         mask: Bools of the shape of the tensor, (E,) for `Network.weight` and (K,) for
@@ -54,6 +64,8 @@ class Frozen(nn.Module):
         # Both are saved with the module: a state holds all that decides the parameter.
         self.register_buffer("free", (~mask).reshape(-1).nonzero().squeeze(1))
         self.register_buffer("value", held)
+        # Whether it gets whole tensors from another parametrization, which only a call can tell.
+        self._follows = False
 
     @property
     def mask(self) -> Tensor:
@@ -61,32 +73,152 @@ class Frozen(nn.Module):
         mask = torch.ones(self.value.numel(), dtype=torch.bool, device=self.free.device)
         return mask.index_fill_(0, self.free, False).view(self.value.shape)
 
-    def forward(self, free: Tensor) -> Tensor:
-        """The whole tensor, from its (num_free,) free entries."""
+    def forward(self, values: Tensor) -> Tensor:
+        """The whole tensor, from its (num_free,) free entries or from a whole one."""
+        free = values
+        if values.shape != self.free.shape:
+            _check_shape("Frozen's mask", self.value, values)
+            self._follows = True
+            free = values.reshape(-1).index_select(0, self.free.to(values.device))
         held = self.value.to(free.device, free.dtype).reshape(-1)
-        return held.index_copy(0, self.free, free).view(self.value.shape)
+        return held.index_copy(0, self.free.to(free.device), free).view(self.value.shape)
 
     def right_inverse(self, tensor: Tensor) -> Tensor:
-        """The (num_free,) free entries of a whole tensor.
+        """The (num_free,) free entries of a whole tensor; after other parametrizations, all of it.
 
         Raises:
             GraphError: The tensor does not have the mask's shape.
         """
-        if tensor.shape != self.value.shape:
-            raise GraphError(
-                f"Frozen's mask must have the shape of the tensor that it is registered on (got a "
-                f"mask of shape {tuple(self.value.shape)} and a tensor of shape "
-                f"{tuple(tensor.shape)})."
-            )
+        _check_shape("Frozen's mask", self.value, tensor)
         # Values given as Python numbers take the dtype and the place of what they are held in.
         self.value = self.value.to(tensor.device, tensor.dtype)
         self.free = self.free.to(tensor.device)
+        if self._follows:
+            return tensor.detach()
         return tensor.detach().reshape(-1).index_select(0, self.free)
 
     def extra_repr(self) -> str:
         """The line that `print(module)` shows."""
         num_free = self.free.numel()
         return f"num_frozen={self.value.numel() - num_free}, num_free={num_free}"
+
+
+class Sign(nn.Module):
+    """Gives every entry of a parameter a sign: excitatory, inhibitory or free.
+
+    ``weight = -x if x * sign < 0 else x`` of the parameter x, so entries never have the wrong sign,
+    whatever an optimiser does to x; zero has both signs. The gradient is that of the weight up to
+    its sign and does not vanish at zero: a weight that a step would carry across zero comes back by
+    the amount by which it went too far. Right-signed values are kept as they are on registration
+    and assignment; wrong-signed ones keep their magnitude.
+
+    Args:
+        sign: +1, -1 or 0 (free), one per entry, in the shape of the tensor.
+
+    Raises:
+        GraphError: `sign` holds anything else.
+
+    Source: H. F. Song, G. R. Yang, X.-J. Wang, "Training excitatory-inhibitory recurrent neural
+        networks for cognitive tasks", PLoS Comput Biol 12(2), 2016, who rectify x instead.
+
+    Example:
+        >>> net = graphnn.Network(graphnn.NeuronGraph([[0, 1, 2], [3, 3, 3]]), [0.5, 2.0, -1.0])
+        >>> _ = torch.nn.utils.parametrize.register_parametrization(
+        ...     net, "weight", graphnn.parametrize.Sign([+1, -1, 0])
+        ... )
+        >>> net.weight.tolist()
+        [0.5, -2.0, -1.0]
+    """
+
+    sign: Tensor
+
+    def __init__(self, sign: Any) -> None:
+        super().__init__()
+        self.register_buffer("sign", _read_sign(sign))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The tensor with its signs right."""
+        _check_shape("Sign's sign", self.sign, x)
+        # A factor of its own, because where() would take twice the time forward and backward.
+        wrong = x.detach() * self.sign.to(x.device) < 0
+        return x * (1 - 2 * wrong.to(x.dtype))
+
+    def right_inverse(self, tensor: Tensor) -> Tensor:
+        """The parameter of a tensor: itself, with wrong signs turned.
+
+        Raises:
+            GraphError: The tensor does not have the shape of `sign`.
+        """
+        return self.forward(tensor.detach())
+
+    def extra_repr(self) -> str:
+        """The line that `print(module)` shows."""
+        positive, negative = (self.sign > 0).sum(), (self.sign < 0).sum()
+        free = self.sign.numel() - positive - negative
+        return f"num_positive={positive}, num_negative={negative}, num_free={free}"
+
+
+class Tied(nn.Module):
+    """Makes groups of entries of a parameter share one value.
+
+    The parameter that remains, ``module.parametrizations.weight.original``, has one value a group,
+    which gets the sum of its entries' gradients. It must be the first parametrization that is
+    registered. On registration and assignment a group takes the value of its first entry.
+
+    Args:
+        index: Group of each entry, in the shape of the tensor: the integers 0 ... G - 1, each of
+            which occurs. A group of one is not tied.
+
+    Raises:
+        GraphError: `index` holds anything else.
+
+    Example:
+        >>> net = graphnn.Network(graphnn.NeuronGraph([[0, 1, 2], [3, 3, 3]]), [0.5, 2.0, 0.5])
+        >>> _ = torch.nn.utils.parametrize.register_parametrization(
+        ...     net, "weight", graphnn.parametrize.Tied([0, 1, 0])
+        ... )
+        >>> net.parametrizations.weight.original.tolist(), net.weight.tolist()
+        ([0.5, 2.0], [0.5, 2.0, 0.5])
+    """
+
+    index: Tensor
+    first: Tensor
+
+    def __init__(self, index: Any) -> None:
+        super().__init__()
+        read, num_groups = _read_index(index)
+        flat = read.reshape(-1)
+        places = torch.arange(flat.numel(), device=flat.device)
+        first = torch.full((num_groups,), flat.numel(), device=flat.device)
+        self.register_buffer("index", read)
+        self.register_buffer("first", first.scatter_reduce(0, flat, places, "amin"))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The whole tensor, from one value a group (G,)."""
+        if values.shape != self.first.shape:
+            raise GraphError(
+                "Tied must be the first parametrization that is registered on a tensor (got a "
+                f"tensor of shape {tuple(values.shape)}, but {self.first.numel()} groups). "
+                "Register it before the others."
+            )
+        flat = self.index.reshape(-1)
+        # On a GPU the gradient of index_select adds with atomics, which does not repeat.
+        tied = values.index_select(0, flat) if values.device.type == "cpu" else values[flat]
+        return tied.view(self.index.shape)
+
+    def right_inverse(self, tensor: Tensor) -> Tensor:
+        """The (G,) values of each group's first entry.
+
+        Raises:
+            GraphError: The tensor does not have the shape of `index`.
+        """
+        _check_shape("Tied's index", self.index, tensor)
+        self.index, self.first = self.index.to(tensor.device), self.first.to(tensor.device)
+        return tensor.detach().reshape(-1).index_select(0, self.first)
+
+    def extra_repr(self) -> str:
+        """The line that `print(module)` shows."""
+        return f"num_entries={self.index.numel()}, num_groups={self.first.numel()}"
 
 
 def frozen_mask(module: nn.Module, name: str) -> Tensor | None:
@@ -102,8 +234,57 @@ def frozen_mask(module: nn.Module, name: str) -> Tensor | None:
     if not parametrize.is_parametrized(module, name):
         return None
     lists: Any = module.parametrizations
-    first = lists[name][0]
-    return first.mask if isinstance(first, Frozen) else None
+    masks = [part.mask for part in lists[name] if isinstance(part, Frozen)]
+    return torch.stack(masks).any(0) if masks else None
+
+
+def _check_shape(what: str, own: Tensor, tensor: Tensor) -> None:
+    if tensor.shape != own.shape:
+        raise GraphError(
+            f"{what} must have the shape of the tensor that it is registered on (got "
+            f"a {what.rsplit(maxsplit=1)[-1]} of shape {tuple(own.shape)} and a tensor of shape "
+            f"{tuple(tensor.shape)})."
+        )
+
+
+def _integers(values: Any, what: str) -> Tensor:
+    """An own integer tensor; `what` is what messages say it must hold."""
+    array = values if isinstance(values, Tensor) else np.asarray(values)
+    kind = str(array.dtype).removeprefix("torch.")
+    if not kind.startswith(("int", "uint")):
+        raise GraphError(f"{what} (got {kind} of shape {tuple(array.shape)}).")
+    return torch.as_tensor(array).detach().to(torch.int64, copy=True)
+
+
+def _read_sign(sign: Any) -> Tensor:
+    what = "sign must hold the integers +1, -1 and 0, one per entry"
+    read = _integers(sign, what)
+    wrong = read.abs() > 1
+    if wrong.any():
+        place = int(wrong.reshape(-1).int().argmax())
+        raise GraphError(f"{what} (got {int(read.reshape(-1)[place])} at place {place}).")
+    return read.to(torch.int8)
+
+
+def _read_index(index: Any) -> tuple[Tensor, int]:
+    """The index, and how many groups it has."""
+    what = "index must hold the integers 0 ... G - 1, the group of each entry, each at least once"
+    read = _integers(index, what)
+    flat = read.reshape(-1)
+    if flat.numel() == 0:
+        return read, 0
+    low, high = int(flat.min()), int(flat.max())
+    hint = "Number the groups with torch.unique(groups, return_inverse=True)[1]."
+    if low < 0:
+        raise GraphError(f"{what} (got {low} at place {int(flat.argmin())}). {hint}")
+    # More groups than entries cannot all occur, and counting them could need any amount of memory.
+    present = torch.bincount(flat.clamp(max=flat.numel()), minlength=flat.numel()) > 0
+    missing = (~present[: high + 1]).nonzero()
+    if missing.numel():
+        raise GraphError(
+            f"{what}, but none is in group {int(missing[0])} (the highest is {high}). {hint}"
+        )
+    return read, high + 1
 
 
 def _read_mask(mask: Any) -> Tensor:

@@ -19,6 +19,8 @@ from graphnn.errors import GraphError
 Names = Sequence[Hashable] | None
 Groups = Mapping[str, np.ndarray]
 _CYCLE_EDGES_SHOWN = 1000
+# An id beyond both implies so many isolated neurons that it is a label rather than a number.
+_IDS_ALWAYS_FIT, _IDS_PER_GIVEN = 2**24, 100
 
 
 def describe(neuron: Any, names: Names) -> str:
@@ -127,12 +129,24 @@ def count_neurons(
         return len(activation)
     if hasattr(bias, "__len__") and getattr(bias, "ndim", 1) > 0:
         return len(bias)
-    highest = int(edges.max()) if edges.numel() else -1
+    highest, num_given = int(edges.max()) if edges.numel() else -1, edges.numel()
     for groups in (inputs, outputs):
         for ids in (groups or {}).values():
             highest = max(highest, int(ids.max(initial=-1)))
+            num_given += ids.size
     if highest < 0:
         raise GraphError("a graph must have at least one neuron. Give num_neurons, or edges.")
+    return implied_neurons(highest, num_given)
+
+
+def implied_neurons(highest: int, num_given: int) -> int:
+    """N, as the highest of the ids implies it; refuses ids too far apart to number neurons."""
+    if highest >= max(_IDS_ALWAYS_FIT, _IDS_PER_GIVEN * num_given):
+        raise GraphError(
+            f"neuron ids must number the neurons from 0 on, but the highest of {num_given} given "
+            f"ids is {highest}. Number them with torch.unique(ids, return_inverse=True)[1], or "
+            "give them as labels, in rows (source, target), to graphnn.from_edges."
+        )
     return highest + 1
 
 
@@ -211,7 +225,10 @@ class SortedEdges:
                 f"an edge must join two different neurons, but edge {self_loop} goes from "
                 f"{describe(source[self_loop], names)} to itself. Remove it."
             )
-        ptr = topology.row_pointers(target, num_neurons)
+        try:
+            ptr = topology.row_pointers(target, num_neurons)
+        except (MemoryError, ValueError):
+            raise GraphError(f"a graph must fit into memory (got {num_neurons} neurons).") from None
         if is_sorted:
             return cls(ptr, source.astype(dtype), np.arange(source.size, dtype=dtype), ascends)
         order, sorted_source = np.empty(source.size, dtype), np.empty(source.size, dtype)

@@ -6,8 +6,10 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from scipy import sparse
 
 from graphnn import FormatError, GraphError, from_edges
 
@@ -262,7 +264,20 @@ def frame_of(rows, **dtypes):
     return pd.DataFrame(rows, columns=columns).astype(dtypes)
 
 
-@pytest.mark.parametrize("dtype", [object, "str", "string", "string[pyarrow]", "category"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        object,
+        "str",
+        "string",
+        "string[pyarrow]",
+        "category",
+        pd.ArrowDtype(pa.string()),
+        pd.ArrowDtype(pa.large_string()),
+        pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string())),
+    ],
+    ids=str,
+)
 def test_a_frame_of_strings_equals_its_rows(dtype):
     frame = frame_of(ROWS, source=dtype, target=dtype)
     assert same(from_edges(frame, bias={"o": 1.0}), from_edges(ROWS, bias={"o": 1.0}))
@@ -392,7 +407,7 @@ HEADER = "source,target,weight\n"
         ("from,to\na,b\n", r"line 1: .*\(got 'from', 'to'\)"),
         ("a,b\nb,c\n", r"\(got 'a', 'b'\)"),
         ("source,target,source\na,b,c\n", "one column each"),
-        ("source;target\na;b\n", "separated by commas or tabs .got 'source;target'"),
+        ("source|target\na|b\n", "separated by tabs, commas or semicolons .got 'source|target'"),
         ("source, target\na,b\n", "' target'"),
         ("source,target\n", "got a header alone"),
         (HEADER + "a,b,1\nb,c\n", r"line 3: every row must have 3 fields.*\(got 2\)"),
@@ -409,7 +424,7 @@ HEADER = "source,target,weight\n"
         (HEADER + 'a,"b"x,1\n', "line 2: ',' expected after '\"'"),
         (HEADER + "a,b,1\nc,b,1\n\na,b,1\n", "line 2 and line 5 both go from 'a' .* to 'b'"),
         (HEADER + "a,a,1\n", "edge 0 goes from 'a' .* to itself"),
-        (HEADER + "a,b,1\nb,a,1\n", "the cycle .*Edge 0 is the first row after the header"),
+        (HEADER + "a,b,1\nb,a,1\n", "the cycle .*Edge 0 is on line 2"),
     ],
 )
 def test_bad_files_are_refused_by_name_and_line(tmp_path, text, message):
@@ -435,6 +450,188 @@ def test_a_files_wiring_is_fine_but_the_argument_is_not(tmp_path):
 def test_a_missing_file_is_the_systems_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         from_edges(tmp_path / "none.csv")
+
+
+def test_semicolons_separate_too(tmp_path):
+    text = "source;target;weight\na,1;b;0.5\nb;c;2\n"
+    net = from_edges(write(tmp_path / "edges.csv", text), bias=False)
+    assert names_of(net) == ("a,1", "b", "c")
+    assert net.weight.tolist() == [0.5, 2.0]
+
+
+# Columns
+
+
+def test_columns_of_a_file_by_name(tmp_path):
+    path = write(tmp_path / "edges.csv", "w,to,from\n0.5,b,a\n2,c,b\n")
+    net = from_edges(path, columns=("from", "to", "w"), bias=False)
+    assert same(net, from_edges([("a", "b", 0.5), ("b", "c", 2)], bias=False))
+    reverse = from_edges(path, columns=["to", "from"])
+    assert names_of(reverse) == ("b", "a", "c")
+    assert edge_list(reverse) == [[0, 1], [2, 0]]
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
+def test_columns_of_a_file_without_a_header_by_place(tmp_path, separator):
+    rows = [("a", "x", "b", "0.5"), ("b", "x", "c", "2")]
+    text = "".join(separator.join(row) + "\n" for row in rows)
+    path = write(tmp_path / "edges.txt", text)
+    net = from_edges(path, columns=(0, 2, 3), bias=False)
+    assert same(net, from_edges([("a", "b", 0.5), ("b", "c", 2)], bias=False))
+    assert names_of(from_edges(path, columns=(2, 0))) == ("b", "a", "c")
+
+
+def test_columns_of_a_frame(rng):
+    frame = frame_of(ROWS).rename(columns={"source": "pre", "target": 7, "weight": "w"})
+    net = from_edges(frame, columns=("pre", 7, "w"), bias=False)
+    assert same(net, from_edges(ROWS, bias=False))
+    unweighted = from_edges(frame, columns=("pre", 7), bias=False, generator=rng)
+    assert unweighted.weight.tolist() != net.weight.tolist()
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        (("pre", "target"), FormatError, "line 1: .* for pre, target, .*'source', 'target'"),
+        (("source", "target", "w"), FormatError, "one column each for source, target, w,"),
+        ((0, 2), FormatError, "line 1: every row must have the fields 0, 2, counted from 0"),
+        (("source", "source"), GraphError, "two or three different columns"),
+        ("source", GraphError, r"\(got \('source',\)\)"),
+        (("a", "b", "c", "d"), GraphError, "two or three different columns"),
+        ((0, -1), GraphError, "places from 0 on"),
+    ],
+)
+def test_columns_that_are_not_there(tmp_path, columns, error, message):
+    path = write(tmp_path / "edges.csv", "source,target\na,b\n")
+    with pytest.raises(error, match=message):
+        from_edges(path, columns=columns)
+
+
+def test_ragged_rows_without_a_header_are_named_by_line(tmp_path):
+    path = write(tmp_path / "edges.csv", "a,b\nb,c\nc\n")
+    with pytest.raises(FormatError, match=r"line 3: every row must have 2 fields.*\(got 1\)"):
+        from_edges(path, columns=(0, 1))
+
+
+def test_columns_are_of_frames_and_files_only():
+    with pytest.raises(GraphError, match=r"columns must be given with a frame or a file only"):
+        from_edges(ROWS, columns=("source", "target", "weight"))
+    with pytest.raises(GraphError, match=r"a frame of edges .* for pre, post \(got the columns"):
+        from_edges(frame_of(ROWS), columns=("pre", "post"))
+
+
+# Matrices
+
+
+def test_a_row_of_a_sparse_matrix_is_a_source():
+    matrix = sparse.csr_array(np.array([[0, 2.0, -1.0], [0, 0, 3.0], [0, 0, 0]]))
+    net = from_edges(matrix, bias=False)
+    assert net.graph.names is None
+    assert edge_list(net) == [[0, 1], [0, 2], [1, 2]]
+    assert net.weight.tolist() == [2.0, -1.0, 3.0]
+    graph = nx.from_scipy_sparse_array(matrix, create_using=nx.DiGraph)
+    assert list(map(list, graph.edges)) == edge_list(net)
+
+
+@pytest.mark.parametrize("kind", [sparse.coo_array, sparse.csc_matrix, sparse.lil_array])
+def test_every_kind_of_sparse_matrix(kind):
+    dense = np.triu(np.random.default_rng(0).random((6, 6)), 1)
+    net = from_edges(kind(dense), dtype=torch.float64, bias=False)
+    rebuilt = np.zeros((6, 6))
+    rebuilt[tuple(net.graph.edge_index.numpy())] = net.weight.detach().numpy()
+    assert (rebuilt == dense).all()
+
+
+def test_entries_keep_their_order_zeros_and_isolated_neurons():
+    matrix = sparse.coo_array(([5, 0, 7], ([1, 0, 0], [2, 2, 1])), shape=(5, 5))
+    net = from_edges(matrix, inputs=[0, 3])
+    assert edge_list(net) == [[1, 2], [0, 2], [0, 1]]
+    assert net.weight.tolist() == [5.0, 0.0, 7.0]
+    assert net.graph.num_neurons == 5
+
+
+def test_a_matrix_of_bools_has_no_weights(rng):
+    matrix = sparse.coo_array(([True, True], ([0, 1], [2, 2])), shape=(3, 3))
+    drawn = from_edges(matrix, generator=rng).weight
+    assert not set(drawn.tolist()) & {0.0, 1.0}
+
+
+def test_duplicate_entries_are_added_up_when_told():
+    matrix = sparse.coo_array(([1.0, 2.0, 4.0], ([0, 1, 0], [2, 2, 2])), shape=(3, 3))
+    assert from_edges(matrix, coalesce="sum").weight.tolist() == [5.0, 2.0]
+    with pytest.raises(GraphError, match="edges 0 and 2 both go from neuron 0 to neuron 2"):
+        from_edges(matrix)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (sparse.coo_array((3, 4)), r"must be square.*\(got shape \(3, 4\)\).*from_masks"),
+        (sparse.coo_array((0, 0)), "at least one neuron"),
+        (sparse.coo_array(([1.0, np.nan], ([0, 1], [2, 2])), (3, 3)), "that of entry 1 is nan"),
+        (sparse.coo_array(([1j], ([0], [1])), (2, 2)), "that of entry 0 is the complex128"),
+        (sparse.coo_array(([1.0], ([1], [1])), (2, 2)), "edge 0 goes from neuron 1 to itself"),
+    ],
+)
+def test_bad_matrices_are_refused(matrix, message):
+    with pytest.raises(GraphError, match=message):
+        from_edges(matrix)
+
+
+# Labels that are too far apart, or nearly the same
+
+
+@pytest.mark.parametrize("highest", [2**24, 2**40, 2**62])
+def test_huge_ids_are_refused_before_memory_is_asked_for(highest):
+    message = f"from 0 on, but the highest of 4 given ids is {highest}. Number them with"
+    with pytest.raises(GraphError, match=message):
+        from_edges(torch.tensor([[0, 1], [1, highest]]))
+    with pytest.raises(GraphError, match=f"the highest of 3 given ids is {highest}"):
+        from_edges(torch.tensor([[0], [1]]), inputs=[highest])
+
+
+def test_huge_labels_are_labels():
+    assert names_of(from_edges([(0, 2**40), (2**40, 2**62)])) == (0, 2**40, 2**62)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [(1, 2), (2, 3), (True, 4)],
+            "the source of row 2 is the bool True and elsewhere there is the int 1",
+        ),
+        (
+            [(1, 2), (2.0, 3)],
+            "the source of row 1 is the float 2.0 and elsewhere there is the int 2",
+        ),
+        (
+            [(0.0, "a"), ("a", 0)],
+            "the target of row 1 is the int 0 and elsewhere there is the float 0.0",
+        ),
+        ([(1, 2), (np.float64(2), 3)], r"the source of row 1 is the float64"),
+    ],
+)
+def test_equal_labels_of_different_types_are_refused(rows, message):
+    with pytest.raises(GraphError, match=message):
+        from_edges(rows)
+    frame = pd.DataFrame(rows, columns=["source", "target"], dtype=object)
+    with pytest.raises(GraphError, match="labels of different types must not be equal"):
+        from_edges(frame)
+
+
+def test_equal_labels_of_one_type_are_one_label():
+    assert names_of(from_edges([(1, 2), (np.int64(2), 3), (np.int32(1), 3)])) == (1, 2, 3)
+
+
+def test_of_a_million_duplicates_the_first_is_named():
+    rows = [
+        ("a", "b"),
+        *[("b", f"x{i}") for i in range(1000)],
+        *[("b", "x7"), ("a", "b")] * 500_000,
+    ]
+    with pytest.raises(GraphError, match=r"row 8 and row 1001 both go from 'b' .* to 'x7'"):
+        from_edges(rows)
 
 
 # Groups

@@ -380,3 +380,16 @@ def test_refuses_names(names, message):
 
 def test_refuses_names_of_another_number():
     refuses(r"one label per neuron, 4 in all \(got 3\)", DIAMOND, 4, names="abc")
+
+
+def test_ids_that_leave_most_neurons_out_are_refused():
+    with pytest.raises(
+        graphnn.GraphError, match=r"highest of 2 given ids is 1099511627776. Number them"
+    ):
+        graphnn.NeuronGraph(torch.tensor([[0], [2**40]]))
+    assert graphnn.NeuronGraph(torch.tensor([[0], [2**16]])).num_neurons == 2**16 + 1
+
+
+def test_a_graph_too_large_for_the_memory_is_refused():
+    with pytest.raises(graphnn.GraphError, match=r"into memory \(got 1152921504606846976 neurons"):
+        graphnn.NeuronGraph(torch.tensor([[0], [1]]), num_neurons=2**60)
