@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -25,7 +25,7 @@ DROPPED_LAYERS: tuple[type[nn.Module], ...] = (
     nn.AlphaDropout,
     nn.FeatureAlphaDropout,
 )
-_KNOWN: tuple[type[nn.Module], ...] = (
+STACK_LAYERS: tuple[type[nn.Module], ...] = (
     nn.Linear,
     nn.BatchNorm1d,
     nn.Flatten,
@@ -72,23 +72,25 @@ class Layer:
         """Raises the ConversionError "path (class) reason"."""
         raise ConversionError(f"{self} {reason}")
 
-    def kind(self) -> type[nn.Module] | None:
+    def kind(self, known: Sequence[type[nn.Module]] = STACK_LAYERS) -> type[nn.Module] | None:
         """The known class whose forward this layer runs, or None.
 
         A subclass is its base only while it leaves `forward` alone.
+
+        Args:
+            known: Classes.
         """
         own = type(self.module)
         for base in own.__mro__:
-            if base in _KNOWN:
+            if base in known:
                 untouched = own.forward is base.forward and "forward" not in vars(self.module)
                 return base if untouched else None
         return None
 
     def check_initialised(self) -> None:
         """Refuses a lazy layer that does not know its sizes yet."""
-        if not isinstance(self.module, nn.Linear | nn.LazyBatchNorm1d):
-            return
-        if any(is_lazy(value) for value in self.module.parameters()):
+        own = (*self.module._parameters.values(), *self.module._buffers.values())
+        if any(is_lazy(value) for value in own):
             self.refuse("must know its sizes, but has not run yet. Run the model once.")
 
     def check_hooks(self) -> None:

@@ -1,0 +1,1 @@
+"""Whole modules, traced by torch.fx."""
