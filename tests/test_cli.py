@@ -2,9 +2,12 @@
 
 import csv
 import io
+import math
+import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -73,7 +76,7 @@ def test_info_describes_the_network(saved, capsys):
     assert facts["outputs"] == "output (2)"
     assert facts["transform"] == "softmax over each output group"
     assert facts["names"] == "a, b, c, d, ..."
-    assert facts["parameters"] == "8: 5 weights and 3 biases, float32"
+    assert facts["parameters"] == "8: 5 weights, 3 biases, float32 on cpu"
     assert facts["memory"].startswith("32 bytes of parameters")
     assert len(said.splitlines()) < 25
 
@@ -90,20 +93,77 @@ def test_info_counts_levels_neurons_and_edges(edges, capsys):
     assert said.err == ""
 
 
+def shown(capsys, path):
+    """The lines of `graphnn info`, which must fit a terminal of 80 x 24 with its next prompt."""
+    assert main(["info", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 23
+    assert max(map(len, lines[1:])) <= 80
+    return lines
+
+
 def test_info_of_a_deep_network_fits_on_a_screen(tmp_path, capsys):
     chain = graphnn.NeuronGraph(torch.stack([torch.arange(500), torch.arange(1, 501)]))
     graphnn.save(graphnn.Network(chain), tmp_path / "deep.safetensors")
-    assert main(["info", str(tmp_path / "deep.safetensors")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) < 30
+    lines = shown(capsys, tmp_path / "deep.safetensors")
     assert lines[-1].split()[:2] == ["500", "1"]
     assert any(line.strip() == "..." for line in lines)
+
+
+def test_info_of_many_groups_names_and_activations_fits_on_a_screen(tmp_path, capsys):
+    functions = sorted(graphnn.activation.built_in() - {"clamp"})
+    count = len(functions)
+    graph = graphnn.NeuronGraph(
+        [range(count), range(count, 2 * count)],
+        inputs={f"group_number_{i}": [i] for i in range(count)},
+        activation=["identity"] * count + functions,
+        names=[f"{i}\n" + "long " * 20 for i in range(2 * count)],
+    )
+    graphnn.save(graphnn.Network(graph), tmp_path / "n.safetensors")
+    lines = shown(capsys, tmp_path / "n.safetensors")
+    for start in ("activations  abs 1, celu 1, ", "inputs       group_number_0 (1), group_"):
+        (line,) = (line for line in lines if line.startswith(start))
+        assert line.endswith("), ..." if "group" in start else " 1, ...")
+    (line,) = (line for line in lines if line.startswith("names"))
+    assert line.startswith("names        0\\nlong long")
+
+
+def test_info_of_a_hierarchy_fits_on_a_screen(tmp_path, capsys):
+    # Like a hierarchy of pathways turned round: twelve levels, wide below, narrow above.
+    widths = (600, 300, 150, 80, 40, 20, 10, 6, 4, 3, 2, 1)
+    rows = []
+    for level, (below, above) in enumerate(pairwise(widths)):
+        rows += [(f"P{level}-{i}", f"P{level + 1}-{i % above}") for i in range(below)]
+    rows += [(f"P0-{i}", f"P5-{i}") for i in range(20)]
+    net = graphnn.from_edges(rows, activation="tanh")
+    net(torch.ones(2, 600)).sum().backward()
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    graphnn.write_graphml(net, tmp_path / "n.graphml")
+    again = graphnn.read_graphml(tmp_path / "n.graphml")
+    assert again.graph == net.graph
+    assert torch.equal(again.weight, net.weight)
+    assert torch.equal(again.bias, net.bias)
+    lines = shown(capsys, tmp_path / "n.graphml")
+    assert "neurons      1,216: 600 inputs, 615 hidden, 1 outputs" in lines
+    assert "edges        1,235, of which 20 skip a level" in lines
+    assert "levels       12" in lines
+    assert [line.split()[0] for line in lines[-8:]] == ["0", "1", "2", "3", "4", "...", "10", "11"]
+
+
+def test_info_counts_weights_that_are_not_finite(tmp_path, capsys):
+    graph = graphnn.NeuronGraph([[0, 1, 2], [3, 3, 3]])
+    for weight, text in (
+        ([math.nan, 2.0, 0.0], "from 0 to 2, 1 of them 0, 1 not finite"),
+        ([math.nan, math.inf, -math.inf], "3, none of them finite"),
+    ):
+        graphnn.save(graphnn.Network(graph, weight), tmp_path / "n.safetensors")
+        assert f"weights      {text}" in shown(capsys, tmp_path / "n.safetensors")
 
 
 def test_info_of_a_network_without_edges(tmp_path, capsys):
     graphnn.save(graphnn.Network(graphnn.NeuronGraph([[], []], 2)), tmp_path / "n.safetensors")
     assert main(["info", str(tmp_path / "n.safetensors")]) == 0
-    assert "0: 0 weights and 0 biases" in capsys.readouterr().out
+    assert "0: 0 weights, 0 biases" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".graphml", ".safetensors"])
@@ -118,6 +178,15 @@ def test_convert_keeps_everything(saved, net, tmp_path, suffix, capsys):
     assert again.output_transform == "softmax"
     assert torch.equal(again.weight, net.weight)
     assert torch.equal(again.bias, net.bias)
+
+
+def test_convert_goes_by_way_of_onnx(edges, tmp_path, capsys):
+    pytest.importorskip("onnx")
+    for source, target in ((edges, "n.onnx"), (tmp_path / "n.onnx", "n.safetensors")):
+        assert main(["convert", str(source), str(tmp_path / target)]) == 0
+    again, net = graphnn.load(tmp_path / "n.safetensors"), graphnn.from_edges(edges, bias=False)
+    assert again.graph == net.graph
+    assert torch.equal(again.weight, net.weight)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
@@ -185,6 +254,45 @@ def test_missing_weights_are_drawn_from_the_seed_and_said(tmp_path, capsys):
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_weights_of_a_list_with_tabs_are_not_drawn(tmp_path, capsys):
+    path = tmp_path / "tabs.csv"
+    path.write_text(EDGES.replace(",", "\t"))
+    assert main(["convert", str(path), str(tmp_path / "n.safetensors")]) == 0
+    assert capsys.readouterr().err == ""
+    assert graphnn.load(tmp_path / "n.safetensors").weight.tolist() == [2.0, -1.0, 3.0, -0.5]
+
+
+def test_duplicates_of_a_list_are_added_up_on_request(tmp_path, capsys):
+    path = tmp_path / "twice.csv"
+    path.write_text(EDGES + "x,h,0.5\n")
+    assert "line 2 and line 6" in refused(capsys, "info", path)
+    assert main(["convert", str(path), str(tmp_path / "n.graphml"), "--coalesce", "sum"]) == 0
+    assert graphnn.read_graphml(tmp_path / "n.graphml").weight.tolist() == [2.5, -1.0, 3.0, -0.5]
+
+
+@pytest.mark.parametrize(
+    "option", [("--activation", "relu"), ("--output-activation", "sin"), ("--seed", "0")]
+)
+def test_options_of_edge_lists_are_refused_elsewhere(saved, option, capsys):
+    error = refused(capsys, "info", saved, *option)
+    assert f"{option[0]} must go with an edge list" in error
+
+
+def test_edges_that_are_not_finite_are_called_lost(tmp_path, capsys):
+    graph = graphnn.NeuronGraph([[0, 1], [2, 2]], bias=False)
+    graphnn.save(graphnn.Network(graph, [math.nan, 1.0]), tmp_path / "n.safetensors")
+    assert main(["convert", str(tmp_path / "n.safetensors"), str(tmp_path / "n.csv")]) == 0
+    assert "lost: 1 weights that are not finite" in capsys.readouterr().err
+
+
+def test_names_that_no_file_of_text_can_hold_are_refused(tmp_path, capsys):
+    graph = graphnn.NeuronGraph([[0], [1]], names=["\ud800", "y"])
+    graphnn.save(graphnn.Network(graph), tmp_path / "n.safetensors")
+    error = refused(capsys, "convert", tmp_path / "n.safetensors", tmp_path / "n.csv")
+    assert r"got '\ud800' in" in error
+    assert not (tmp_path / "n.csv").exists()
+
+
 def test_names_equal_as_text_are_refused(tmp_path, capsys):
     graph = graphnn.NeuronGraph([[0, 1], [2, 2]], names=[1, "1", "y"])
     graphnn.save(graphnn.Network(graph), tmp_path / "n.safetensors")
@@ -244,12 +352,18 @@ def test_no_samples_give_a_header_alone(edges, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1,2\n1\n", r"line 2: a row must have 2 numbers"),
-        ("1,2\n3,four\n", r"line 2, column 2: must be a number \(got 'four'\)"),
+        ("1,2\n1\n", r"line 2: a row must have 2 columns"),
+        ("1,2\n3,four\n", r"line 2, column 2: must be a number, .*got 'four'"),
         ("x,w\n1,2\n", r"line 1: a header must name every input neuron once, but 'z' is missing"),
-        ("x,z,x\n1,2,3\n", r"line 1: a header must name every input neuron once"),
-        ("1,2,3\n", r"line 1: a row must have 2 numbers"),
-        ("1,two\n3,4\n", r"line 1, column 2: must be a number \(got 'two'\)"),
+        ("x,x\n1,2\n", r"line 1: a header must name every input neuron once, but 'z' is missing"),
+        ("x,z,x\n1,2,3\n", r"line 1: a row must have 2 columns.*\(got 3\)"),
+        ("1,2,3\n", r"line 1: a row must have 2 columns"),
+        ("1;2\n", r"line 1: a row must have 2 columns.*\(got 1\)\. Commas separate"),
+        ("1,2\n3,nan\n", r"line 2, column 2: must be a number, finite .*got 'nan'"),
+        ("1,-inf\n", r"line 1, column 2: must be a number, finite .*got '-inf'"),
+        ("1e39,2\n", r"line 1, column 1: must be a number, finite in torch\.float32 .*'1e39'"),
+        ("1,\n", r"line 1, column 2: must be a number.*got ''"),
+        ("1,two\n3,4\n", r"line 1, column 2: must be a number, .*got 'two'"),
     ],
 )
 def test_bad_samples_are_refused(edges, tmp_path, capsys, text, message):
@@ -261,33 +375,45 @@ def test_bad_samples_are_refused(edges, tmp_path, capsys, text, message):
     assert sorted(tmp_path.iterdir()) == sorted([edges, path])
 
 
+def test_an_empty_table_is_refused(edges, tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("\n")
+    error = refused(capsys, "triplets", edges, "--input", tmp_path / "x.csv")
+    assert "x.csv: the table must have a row a sample" in error
+
+
 def test_samples_that_are_not_text_are_refused(edges, tmp_path, capsys):
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x01")
     assert "must be text" in refused(capsys, "triplets", edges, "--input", tmp_path / "x.csv")
 
 
 def test_a_missing_file_is_one_line(tmp_path, capsys):
-    for name in ("none.graphml", "none.safetensors", "none.csv"):
+    for name in ("none.graphml", "none.safetensors", "none.onnx", "none.csv"):
         error = refused(capsys, "info", tmp_path / name)
         assert str(tmp_path / name) in error
 
 
-@pytest.mark.parametrize("name", ["net.onnx", "net.txt", "net"])
+@pytest.mark.parametrize("name", ["net.xml", "net.txt", "net"])
 def test_unknown_endings_are_refused(saved, tmp_path, capsys, name):
-    assert ".graphml, .safetensors, .csv or .tsv" in refused(capsys, "info", tmp_path / name)
+    assert ".graphml, .safetensors, .onnx, .csv or .tsv" in refused(capsys, "info", tmp_path / name)
     refused(capsys, "convert", saved, tmp_path / name)
     assert not (tmp_path / name).exists()
 
 
 def test_broken_files_are_one_line(tmp_path, capsys):
-    for name in ("n.graphml", "n.safetensors", "n.csv"):
+    for name in ("n.graphml", "n.safetensors", "n.onnx", "n.csv"):
         (tmp_path / name).write_text("no network\n")
         assert name in refused(capsys, "info", tmp_path / name)
 
 
-def test_a_folder_is_no_file(tmp_path, capsys):
-    (tmp_path / "net.csv").mkdir()
-    refused(capsys, "info", tmp_path / "net.csv")
+@pytest.mark.parametrize("suffix", [".csv", ".graphml", ".safetensors", ".onnx"])
+def test_a_folder_is_no_file(edges, tmp_path, suffix, capsys):
+    path = tmp_path / f"net{suffix}"
+    path.mkdir()
+    for command in (("info", path), ("convert", edges, path)):
+        error = refused(capsys, *command)
+        assert error.startswith(f"graphnn: error: {path}: ")
+    assert path.is_dir()
+    assert not list(path.iterdir())
 
 
 def test_the_table_must_be_a_table(edges, tmp_path, capsys):
@@ -315,6 +441,24 @@ def test_help_is_there(command, capsys):
     said = capsys.readouterr().out
     assert said.startswith("usage: graphnn")
     assert len(said.splitlines()) > 5
+
+
+def test_the_version_is_said(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert re.fullmatch(r"graphnn \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path):
+    graph = graphnn.NeuronGraph([[0], [1]], names=["\u00e9", "\ud800"])
+    graphnn.save(graphnn.Network(graph), tmp_path / "n.safetensors")
+    (tmp_path / "x.csv").write_text("1\n")
+    command = [sys.executable, "-m", "graphnn", "triplets", str(tmp_path / "n.safetensors")]
+    command += ["--input", str(tmp_path / "x.csv")]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert rb"\xe9,\ud800" in done.stdout
 
 
 def test_it_runs_as_a_module_and_survives_a_closed_pipe(edges, tmp_path):

@@ -5,26 +5,30 @@ from __future__ import annotations
 import argparse
 import csv
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import graphnn
-from graphnn.cli.files import SEPARATORS, bytes_text, format_of, labels, note, read_network, writing
-from graphnn.cli.info import activations, counts_text
+from graphnn.cli.files import (
+    SEPARATORS,
+    WRITERS,
+    digits,
+    format_of,
+    labels,
+    note,
+    read_network,
+    writing,
+)
+from graphnn.summary import activations_text, bytes_text
 
 
 def run(given: argparse.Namespace) -> None:
     """Writes `given.file` to `given.out`."""
     suffix = format_of(given.out)
     net = read_network(given)
-    write: Callable[[graphnn.Network, Path], None] = {
-        ".graphml": graphnn.write_graphml,
-        ".safetensors": graphnn.save,
-    }.get(suffix, _write_edges)
-    write(net, given.out)
+    WRITERS.get(suffix, _write_edges)(net, given.out)
     graph = net.graph
     print(
         f"wrote {given.out}: {graph.num_neurons:,} neurons, {graph.num_edges:,} edges, "
@@ -40,15 +44,13 @@ def _write_edges(net: graphnn.Network, path: Path) -> None:
             f"{path}: the names of neurons must differ as text in an edge list, but two are "
             f"written {twice!r}. Write .graphml or .safetensors instead."
         )
-    # Digits enough that reading gives back the same bits, also by way of float64.
-    digits = 17 if net.weight.dtype == torch.float64 else 9
     weights = net.weight.detach().double().tolist()
     sources, targets = net.graph.edge_index.tolist()
     with writing(path) as file:
         table = csv.writer(file, delimiter=SEPARATORS[path.suffix.lower()], lineterminator="\n")
         table.writerow(["source", "target", "weight"])
         for source, target, weight in zip(sources, targets, weights, strict=True):
-            table.writerow([names[source], names[target], f"{weight:.{digits}g}"])
+            table.writerow([names[source], names[target], f"{weight:.{digits(net)}g}"])
     lost = _lost_in_edges(net)
     if lost:
         note(f"{path} holds source, target and weight only; lost: {', '.join(lost)}")
@@ -60,13 +62,16 @@ def _lost_in_edges(net: graphnn.Network) -> list[str]:
     lost = []
     if net.bias.numel():
         lost.append(f"{net.bias.numel():,} biases")
+    strange = net.weight.numel() - int(net.weight.isfinite().sum())
+    if strange:
+        lost.append(f"{strange:,} weights that are not finite, which no edge list may hold")
     inputs, outputs = set(graph.input_ids.tolist()), set(graph.output_ids.tolist())
     usual = (
         "identity" if neuron in inputs or neuron in outputs else "relu"
         for neuron in range(graph.num_neurons)
     )
     if any(name != other for name, other in zip(graph.activation, usual, strict=True)):
-        lost.append(f"the activations ({counts_text(activations(graph))})")
+        lost.append(f"the activations ({activations_text(graph)})")
     appearing, first = np.unique(graph.edge_index.t().reshape(-1).numpy(), return_index=True)
     order = appearing[np.argsort(first)]
     if order.size < graph.num_neurons:

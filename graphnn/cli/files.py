@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,8 +14,19 @@ import torch
 import graphnn
 from graphnn.io.atomic import replacing
 
+READERS: dict[str, Callable[[Path], graphnn.Network]] = {
+    ".graphml": graphnn.read_graphml,
+    ".safetensors": graphnn.load,
+    ".onnx": graphnn.read_onnx,
+}
+WRITERS: dict[str, Callable[[graphnn.Network, Path], None]] = {
+    ".graphml": graphnn.write_graphml,
+    ".safetensors": graphnn.save,
+    ".onnx": graphnn.write_onnx,
+}
+# Of edge lists and tables.
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-FORMATS = (".graphml", ".safetensors", *SEPARATORS)
+FORMATS = (*READERS, *SEPARATORS)
 
 
 def format_of(path: Path) -> str:
@@ -31,25 +41,35 @@ def format_of(path: Path) -> str:
 
 
 def read_network(given: argparse.Namespace) -> graphnn.Network:
-    """The network of `given.file`; an edge list takes the activations and the seed of `given`."""
+    """The network of `given.file`; an edge list takes its own options of `given`."""
     path: Path = given.file
     suffix = format_of(path)
-    if suffix == ".graphml":
-        return graphnn.read_graphml(path)
-    if suffix == ".safetensors":
-        return graphnn.load(path)
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        header = next(csv.reader(lines, delimiter=SEPARATORS[suffix]), [])
+    if suffix in SEPARATORS:
+        return _read_edges(path, given)
+    for option in ("activation", "output_activation", "coalesce", "seed"):
+        if getattr(given, option) is not None:
+            raise graphnn.FormatError(
+                f"{path}: --{option.replace('_', '-')} must go with an edge list; a {suffix} file "
+                "says all of that itself. Leave the option out."
+            )
+    return READERS[suffix](path)
+
+
+def _read_edges(path: Path, given: argparse.Namespace) -> graphnn.Network:
+    seed = given.seed or 0
+    generator = torch.Generator().manual_seed(seed)
+    before = generator.get_state()
     net = graphnn.from_edges(
         path,
-        activation=given.activation,
-        output_activation=given.output_activation,
+        activation=given.activation or "relu",
+        output_activation=given.output_activation or "identity",
         # An edge list holds no biases, and drawn ones would be numbers that nobody wrote.
         bias=False,
-        generator=torch.Generator().manual_seed(given.seed),
+        coalesce=given.coalesce,
+        generator=generator,
     )
-    if "weight" not in [column.strip() for column in header]:
-        note(f"{path} has no column 'weight': the weights are drawn, from --seed {given.seed}")
+    if not torch.equal(generator.get_state(), before):
+        note(f"{path} has no column 'weight': the weights are drawn, from --seed {seed}")
     return net
 
 
@@ -61,18 +81,25 @@ def note(text: str) -> None:
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[TextIO]:
     """A text file that appears under its name when it is whole."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        yield file
+    try:
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            yield file
+    except UnicodeEncodeError as error:
+        raise graphnn.ConversionError(
+            f"{path}: the names of neurons must be text that UTF-8 can hold "
+            f"(got {error.object[error.start]!r} in {error.object.strip()!r})."
+        ) from None
+
+
+def digits(net: graphnn.Network) -> int:
+    """How many digits a number needs so that reading it gives back the same bits."""
+    # The narrower dtypes are read by way of float64 too.
+    return 17 if net.weight.dtype == torch.float64 else 9
 
 
 def labels(graph: graphnn.NeuronGraph) -> Sequence[Any]:
     """What neurons are called: their names, or their ids where they have none."""
     return range(graph.num_neurons) if graph.names is None else graph.names
-
-
-def bytes_text(count: int) -> str:
-    """A number of bytes as people read it."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"

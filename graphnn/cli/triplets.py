@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import graphnn
-from graphnn.cli.files import SEPARATORS, labels, read_network, writing
+from graphnn.cli.files import SEPARATORS, digits, labels, read_network, writing
 
 
 def run(given: argparse.Namespace) -> None:
@@ -24,7 +24,7 @@ def run(given: argparse.Namespace) -> None:
             f"(got {given.output.suffix or 'no ending'!r})."
         )
     net = read_network(given)
-    samples = _read_samples(given.input, net)
+    samples = read_samples(given.input, net)
     if given.output is None:
         _write_triplets(net, samples, given.target, sys.stdout, ",")
         return
@@ -35,42 +35,46 @@ def run(given: argparse.Namespace) -> None:
     print(f"wrote {given.output}: {total:,} triplets of {len(samples):,} samples")
 
 
-def _read_samples(path: Path, net: graphnn.Network) -> torch.Tensor:
-    """(B, n_in) samples in the order of the network's inputs."""
+def read_samples(path: Path, net: graphnn.Network) -> torch.Tensor:
+    """(B, n_in) samples of a table, in the order of the network's inputs."""
     with path.open(encoding="utf-8-sig", newline="") as lines:
         try:
             table = csv.reader(lines, delimiter=SEPARATORS.get(path.suffix.lower(), ","))
             rows = [(table.line_num, row) for row in table if row]
         except (UnicodeDecodeError, csv.Error) as error:
             raise graphnn.FormatError(f"{path}: the table must be text ({error}).") from None
+    if not rows:
+        raise graphnn.FormatError(f"{path}: the table must have a row a sample (got none).")
+    for line, row in rows:
+        if len(row) != net.in_features:
+            raise graphnn.FormatError(
+                f"{path}, line {line}: a row must have {net.in_features} columns, one for each "
+                f"input neuron (got {len(row)}). Commas separate the columns, tabs in a .tsv file."
+            )
     columns = list(range(net.in_features))
-    header = [name.strip() for name in rows[0][1]] if rows else []
+    header = [name.strip() for name in rows[0][1]]
     if _is_header(header, net):
         columns = _columns(path, header, net)
         rows = rows[1:]
+    largest = torch.finfo(net.weight.dtype).max
     samples = np.empty((len(rows), net.in_features))
     for index, (line, row) in enumerate(rows):
-        if len(row) != net.in_features:
-            raise graphnn.FormatError(
-                f"{path}, line {line}: a row must have {net.in_features} numbers, one for each "
-                f"input neuron (got {len(row)})."
-            )
         for place, column in enumerate(columns):
-            if not _is_number(row[column]):
+            number = _number(row[column])
+            if number is None or not abs(number) <= largest:
                 raise graphnn.FormatError(
-                    f"{path}, line {line}, column {column + 1}: must be a number "
-                    f"(got {row[column]!r})."
+                    f"{path}, line {line}, column {column + 1}: must be a number, finite in "
+                    f"{net.weight.dtype} (got {row[column]!r})."
                 )
-            samples[index, place] = float(row[column])
+            samples[index, place] = number
     return torch.from_numpy(samples).to(net.weight.dtype)
 
 
-def _is_number(text: str) -> bool:
+def _number(text: str) -> float | None:
     try:
-        float(text)
+        return float(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _input_names(net: graphnn.Network) -> list[str]:
@@ -80,7 +84,7 @@ def _input_names(net: graphnn.Network) -> list[str]:
 
 def _is_header(row: list[str], net: graphnn.Network) -> bool:
     """Whether a table's first row names columns: no numbers, or some input's name among them."""
-    numbers = sum(map(_is_number, row))
+    numbers = sum(_number(text) is not None for text in row)
     return numbers < len(row) and (numbers == 0 or bool(set(row) & set(_input_names(net))))
 
 
@@ -104,27 +108,19 @@ def _write_triplets(
     graph = net.graph
     names, level = labels(graph), graph.level.tolist()
     sources, targets = graph.edge_index.tolist()
+    precision = digits(net)
     table = csv.writer(file, delimiter=separator, lineterminator="\n")
-    table.writerow(
-        [
-            "sample",
-            "level",
-            "edge",
-            "source",
-            "target",
-            "source_value",
-            "weight",
-            f"target_{target}",
-        ]
-    )
+    facts = ("sample", "level", "edge", "source", "target")
+    table.writerow([*facts, "source_value", "weight", f"target_{target}"])
     with torch.no_grad():
         for index, sample in enumerate(samples):
-            for edges, triplets in net.trace(*_split(net, sample)).iter_triplets(target=target):  # pyright: ignore[reportArgumentType]
+            for edges, triplets in net.trace(*split(net, sample)).iter_triplets(target=target):  # pyright: ignore[reportArgumentType]
                 for edge, numbers in zip(edges.tolist(), triplets.tolist(), strict=True):
                     end = targets[edge]
                     place = (index, level[end], edge, names[sources[edge]], names[end])
-                    table.writerow([*place, *(f"{number:.9g}" for number in numbers)])
+                    table.writerow([*place, *(f"{number:.{precision}g}" for number in numbers)])
 
 
-def _split(net: graphnn.Network, sample: torch.Tensor) -> Iterator[torch.Tensor]:
-    return iter(sample.split([ids.numel() for ids in net.graph.inputs.values()]))
+def split(net: graphnn.Network, sample: torch.Tensor) -> Iterator[torch.Tensor]:
+    """(*, n_in) samples as one tensor for each input group."""
+    return iter(sample.split([ids.numel() for ids in net.graph.inputs.values()], dim=-1))

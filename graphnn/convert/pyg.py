@@ -65,11 +65,6 @@ def to_pyg(net: Network) -> Data:
     if not isinstance(net, Network):
         raise GraphError(f"net must be a graphnn.Network (got {type(net).__name__}).")
     record, graph, device = Record.of(net), net.graph, net.weight.device
-    if record.bias.dtype != record.weight.dtype:
-        raise ConversionError(
-            f"weight and bias must have one dtype to be converted (got {record.weight.dtype} and "
-            f"{record.bias.dtype}). Convert the network with net.to(dtype)."
-        )
     bias = record.bias.new_zeros(graph.num_neurons)
     bias[graph.bias_neurons] = record.bias
     columns = {

@@ -58,11 +58,6 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     if not isinstance(net, Network):
         raise GraphError(f"net must be a graphnn.Network (got {type(net).__name__}).")
     record = Record.of(net)
-    if record.bias.dtype != record.weight.dtype:
-        raise ConversionError(
-            f"weight and bias must have one dtype to be stored (got {record.weight.dtype} and "
-            f"{record.bias.dtype}). Convert the network with net.to(dtype)."
-        )
     graph = net.graph
     tensors = {
         "edge_index": record.edge_index,
@@ -115,6 +110,9 @@ def load(
         Traceback (most recent call last):
         FileNotFoundError: ...
     """
+    # What the system says of a file that cannot be opened; safetensors does not name it.
+    with open(path, "rb"):
+        pass
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
             record = _Reader(file, path).read()
