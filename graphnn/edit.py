@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import parametrize
 
-from graphnn import wiring
+from graphnn import edited, wiring
 from graphnn.errors import GraphError
 from graphnn.graph import Ids, NeuronGraph
 from graphnn.network import Network
@@ -43,9 +42,9 @@ def prune(net: Network, edges: Ids) -> Network:
         >>> graphnn.edit.prune(net, [0])(torch.tensor([[5.0, 7.0]])).tolist()
         [[21.0]]
     """
-    _check_network(net)
+    edited.check_network(net)
     kept = np.ones(net.graph.num_edges, bool)
-    kept[_read_distinct(edges, "edges", net.graph.num_edges, "edge")] = False
+    kept[edited.read_distinct(edges, "edges", net.graph.num_edges, "edge")] = False
     return _restrict(net, np.ones(net.graph.num_neurons, bool), kept)
 
 
@@ -73,10 +72,10 @@ def remove_neurons(net: Network, neurons: Ids) -> Network:
         >>> smaller.graph.names, smaller.weight.tolist()
         (('a', 'y'), [3.0])
     """
-    _check_network(net)
+    edited.check_network(net)
     graph = net.graph
     kept = np.ones(graph.num_neurons, bool)
-    kept[_read_distinct(neurons, "neurons", graph.num_neurons, "neuron")] = False
+    kept[edited.read_distinct(neurons, "neurons", graph.num_neurons, "neuron")] = False
     for name, ids in graph.outputs.items():
         if not kept[ids.numpy()].any():
             raise GraphError(
@@ -113,10 +112,10 @@ def subgraph(net: Network, edges: Ids) -> Network:
     """
     from graphnn import reachability
 
-    _check_network(net)
+    edited.check_network(net)
     graph = net.graph
     chosen = np.zeros(graph.num_edges, bool)
-    chosen[_read_distinct(edges, "edges", graph.num_edges, "edge")] = True
+    chosen[edited.read_distinct(edges, "edges", graph.num_edges, "edge")] = True
     own = graph.sorted_edges
     kept = reachability.ancestors(own.ptr, own.source, own.order, chosen, graph.output_ids.numpy())
     return _restrict(net, kept, chosen & kept[graph.edge_index[1].numpy()])
@@ -153,7 +152,7 @@ def add_edges(
         >>> wider(torch.tensor([[1.0]])).item()
         16.0
     """
-    _check_network(net)
+    edited.check_network(net)
     old, first = net.graph, net.graph.num_edges
     added = wiring.read_edge_index(edge_index)
     given = None if weight is None else _read_weight(weight, added.shape[1])
@@ -172,30 +171,7 @@ def add_edges(
         given.uniform_(-1, 1, generator=generator)
         bound = graph.fan_in[added[1]].to(torch.float64).rsqrt()
         given.mul_(bound.to(own.device, own.dtype))
-    return _like(net, graph, torch.cat([own, given.to(own.device, own.dtype)]), net.bias)
-
-
-def _check_network(net: object) -> None:
-    if not isinstance(net, Network):
-        raise GraphError(f"net must be a graphnn.Network (got {type(net).__name__}).")
-
-
-def _read_distinct(ids: Ids, name: str, count: int, kind: str) -> np.ndarray:
-    """(n,) int64 ids; refuses masks and ids that occur twice."""
-    first = ids[0] if isinstance(ids, list | tuple) and ids else ids
-    if isinstance(first, bool) or getattr(first, "dtype", None) in (torch.bool, np.dtype(bool)):
-        raise GraphError(
-            f"{name} must be {kind} ids, not a mask (got bool). Use torch.nonzero(mask).flatten()."
-        )
-    read = wiring.read_ids(ids, name, count, kind).numpy()
-    times = np.bincount(read, minlength=count)
-    if read.size and times.max() > 1:
-        place = int(np.argmax(times[read] > 1))
-        raise GraphError(
-            f"{name} must be distinct, but {kind} {read[place]} ({name}[{place}]) occurs "
-            f"{times[read[place]]} times. Use torch.unique."
-        )
-    return read
+    return edited.like(net, graph, torch.cat([own, given.to(own.device, own.dtype)]), net.bias)
 
 
 def _read_weight(weight: Any, count: int) -> Tensor:
@@ -234,25 +210,9 @@ def _restrict(net: Network, is_kept: np.ndarray, edge_is_kept: np.ndarray) -> Ne
     )
     weight, bias = net.weight.detach(), net.bias.detach()
     slots = torch.from_numpy(np.flatnonzero(is_kept[graph.bias_neurons.numpy()]))
-    return _like(
+    return edited.like(
         net,
         restricted,
         weight.index_select(0, edges.to(weight.device)),
         bias.index_select(0, slots.to(bias.device)),
     )
-
-
-def _like(net: Network, graph: NeuronGraph, weight: Tensor, bias: Tensor) -> Network:
-    """A network on another graph, in every other respect as `net`."""
-    made = Network(graph, weight, bias, backend=net.backend, output_transform=net.output_transform)
-    made.weight.requires_grad_(_is_trained(net, "weight"))
-    made.bias.requires_grad_(_is_trained(net, "bias"))
-    return made.train(net.training)
-
-
-def _is_trained(net: Network, name: str) -> bool:
-    if parametrize.is_parametrized(net, name):
-        # The effective value says so only where gradients are on.
-        parts: Any = net.parametrizations
-        return any(part.requires_grad for part in parts[name].parameters())
-    return getattr(net, name).requires_grad

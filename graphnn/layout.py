@@ -5,6 +5,7 @@ All of it is plain numbers that graph viewers understand: positions, sizes, colo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ SHAPES = ("rectangle", "ellipse", "hexagon", "triangle")
 _INPUT, _HIDDEN, _OUTPUT, _CONSTANT = range(4)
 # Okabe and Ito's palette, which readers of every kind of colour vision can tell apart. Blue and
 # orange are kept for signs.
-_ROLE_COLORS = np.array(
+ROLE_COLORS = np.array(
     [(0, 158, 115), (153, 153, 153), (204, 121, 167), (240, 228, 66)], dtype=np.uint8
 )
 _POSITIVE, _NEGATIVE, _ZERO = (0, 114, 178), (230, 97, 0), (221, 221, 221)
@@ -131,7 +132,7 @@ class Style:
         Returns:
             (n,) int64: 0 is the strongest negative, 64 zero, 128 the strongest positive, 129 NaN.
         """
-        return _shades(self.edge_strength(edges).double().numpy(), self.scale)
+        return shades(self.edge_strength(edges).double().numpy(), self.scale)
 
     def edge_colors(self, edges: slice | np.ndarray = slice(None)) -> np.ndarray:
         """(n, 3) uint8 colours of edges: blue positive, orange negative, pale where weak."""
@@ -168,17 +169,17 @@ def style(net: Network, trace: Trace | None = None, sample: int = 0) -> Style:
         [[0, 114, 178], [230, 97, 0]]
     """
     graph = net.graph
-    role = _roles(graph)
+    role = neuron_roles(graph)
     level, _, spacing = _columns(graph)
-    sizes, colors, value = spacing[level] / 2, _ROLE_COLORS[role], None
+    sizes, colors, value = spacing[level] / 2, ROLE_COLORS[role], None
     if trace is not None:
         value, _ = _sample(net, trace, sample)
         own = value.double().numpy()
         largest = np.zeros(graph.num_levels)
         np.maximum.at(largest, level, np.where(np.isfinite(own), np.abs(own), 0.0))
-        shades = _shades(own, largest[level])
-        colors = SHADE_COLORS[shades]
-        sizes = sizes * (0.5 + 0.5 * np.minimum(np.abs(shades - _STEPS), _STEPS) / _STEPS)
+        places = shades(own, largest[level])
+        colors = SHADE_COLORS[places]
+        sizes = sizes * (0.5 + 0.5 * np.minimum(np.abs(places - _STEPS), _STEPS) / _STEPS)
     source = graph.edge_index[0].numpy()
     weight = (net.weight if trace is None else trace.weight).detach().cpu()
     return Style(
@@ -208,15 +209,28 @@ def _largest_strength(source: np.ndarray, weight: Tensor, value: Tensor | None) 
     return largest
 
 
-def _roles(graph: NeuronGraph) -> np.ndarray:
+def neuron_roles(graph: NeuronGraph) -> np.ndarray:
+    """(N,) int64 places in `ROLES`, as `Style.role`."""
     role = np.where(graph.fan_in.numpy() == 0, _CONSTANT, _HIDDEN)
     role[graph.output_ids.numpy()] = _OUTPUT
     role[graph.input_ids.numpy()] = _INPUT
     return role
 
 
-def _sample(net: Network, trace: Trace, sample: int) -> tuple[Tensor, Tensor]:
-    """(N,) values and (N,) preactivations of one sample, on the CPU."""
+def read_sample(net: Network, trace: Trace, sample: int) -> int:
+    """A sample of a trace of this network, as a number from 0.
+
+    Args:
+        net: The network.
+        trace: A trace.
+        sample: Counted over all leading dimensions, from the end if negative.
+
+    Returns:
+        The sample in 0 ... B - 1.
+
+    Raises:
+        GraphError: The trace is of another graph, or has no such sample.
+    """
     if not isinstance(trace, Trace):
         raise GraphError(f"trace must be what net.trace(x) returns (got {type(trace).__name__}).")
     if trace.graph != net.graph:
@@ -226,17 +240,34 @@ def _sample(net: Network, trace: Trace, sample: int) -> tuple[Tensor, Tensor]:
         )
     if isinstance(sample, bool) or not isinstance(sample, int | np.integer):
         raise GraphError(f"sample must be an integer (got {sample!r}).")
-    values = trace.values.detach().reshape(-1, net.graph.num_neurons)
-    count = values.shape[0]
+    count = math.prod(trace.values.shape[:-1])
+    if count == 0:
+        raise GraphError("trace must have at least one sample (got one of none).")
     if not -count <= sample < count:
         raise GraphError(
             f"sample must be in 0 ... {count - 1} (got {sample}); the trace has {count}."
         )
+    return int(sample) % count
+
+
+def _sample(net: Network, trace: Trace, sample: int) -> tuple[Tensor, Tensor]:
+    """(N,) values and (N,) preactivations of one sample, on the CPU."""
+    sample = read_sample(net, trace, sample)
+    values = trace.values.detach().reshape(-1, net.graph.num_neurons)
     preactivations = trace.preactivations.detach().reshape(-1, net.graph.num_neurons)
     return values[sample].cpu(), preactivations[sample].cpu()
 
 
-def _shades(values: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
+def shades(values: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
+    """The places of numbers in `SHADE_COLORS` and `SHADE_WIDTHS`.
+
+    Args:
+        values: (n,) float64 signed numbers.
+        scale: The magnitude that is drawn strongest, for all or for each.
+
+    Returns:
+        (n,) int64: 0 is the strongest negative, 64 zero, 128 the strongest positive, 129 NaN.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.sqrt(np.minimum(np.abs(values) / scale, 1.0))
     # 0 / 0 where all is zero; an infinity beside zeros is still the strongest.

@@ -1,6 +1,6 @@
-"""Compiled search for what a network's outputs depend on.
+"""Compiled search for what depends on what in a network.
 
-numba is imported here, and this file is imported where its function is used.
+numba is imported here, and this file is imported where its functions are used.
 """
 
 from __future__ import annotations
@@ -40,4 +40,30 @@ def ancestors(ptr, sorted_source, order, is_kept, roots):
                 reached[source] = True
                 stack[depth] = source
                 depth += 1
+    return reached
+
+
+@njit(cache=True, nogil=True)
+def descendants(ptr, sorted_source, order, is_kept, neurons, roots):
+    """Which neurons a root reaches over kept edges.
+
+    Args:
+        ptr: (N + 1,) offsets of each neuron's incoming edges.
+        sorted_source: (E,) source ids, sorted by target.
+        order: (E,) edge ids in that order.
+        is_kept: (E,) bool by edge id: the edges that count.
+        neurons: (N,) ids, every neuron after its sources.
+        roots: (n,) int64 neuron ids; an id may repeat.
+
+    Returns:
+        (N,) bool, True for the roots too.
+    """
+    reached = np.zeros(ptr.size - 1, np.bool_)
+    for root in roots:
+        reached[root] = True
+    for neuron in neurons:
+        for i in range(ptr[neuron], ptr[neuron + 1]):
+            if is_kept[order[i]] and reached[sorted_source[i]]:
+                reached[neuron] = True
+                break
     return reached

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphnn import wiring
+from graphnn import network_summary, wiring
 from graphnn.errors import GraphError
 from graphnn.graph import NeuronGraph
 
@@ -26,7 +26,7 @@ EdgeIds = Sequence[int] | Tensor | np.ndarray
 _TRIPLETS_PER_THREAD = 1 << 18
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """The numbers of one call of `Network.trace`; differentiable if gradients were on.
 
@@ -164,7 +164,7 @@ class Trace:
                 )
             strength = values.mean(0) if sample is None else values[self._sample(sample)]
             score = score * strength.index_select(0, self.graph.edge_index[0].to(score.device))
-        return _largest(score.abs().nan_to_num(nan=torch.inf, posinf=torch.inf), int(k))
+        return largest(score.abs().nan_to_num(nan=torch.inf, posinf=torch.inf), int(k))
 
     def to_frame(self, sample: int = 0, edges: EdgeIds | None = None) -> pd.DataFrame:
         """One sample's edges as a pandas table.
@@ -206,6 +206,15 @@ class Trace:
             index=pd.Index(ids, name="edge"),
         )
 
+    def __str__(self) -> str:
+        return network_summary.of_trace(self).text()
+
+    def _repr_html_(self) -> str:
+        return network_summary.of_trace(self).html()
+
+    def __repr__(self) -> str:
+        return network_summary.one_line(self)
+
     def _samples(self, state: Tensor) -> Tensor:
         return state.reshape(-1, state.shape[-1]) if state.dim() != 2 else state
 
@@ -239,7 +248,16 @@ def _array(values: Tensor) -> np.ndarray:
     return (values.float() if values.dtype.itemsize < 4 else values).numpy()
 
 
-def _largest(score: Tensor, k: int) -> Tensor:
+def largest(score: Tensor, k: int) -> Tensor:
+    """The places of the largest numbers.
+
+    Args:
+        score: (n,) without NaN.
+        k: How many; all of them where there are fewer.
+
+    Returns:
+        (min(k, n),) int64 on the CPU, the largest first, ties by place.
+    """
     k = min(k, score.numel())
     if k == 0:
         return torch.empty(0, dtype=torch.int64, device="cpu")

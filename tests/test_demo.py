@@ -1,6 +1,7 @@
 """The demo, on fewer epochs."""
 
 import builtins
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,19 @@ def test_table_holds_the_strongest_edges(ran):
 
 def test_only_the_files_are_left(ran):
     names = {path.name for path in ran.table.parent.iterdir()}
-    assert names == {"digits.graphml", "digits.safetensors", "strongest_edges.csv"}
+    assert names == {
+        "ablation.svg",
+        "digits.graphml",
+        "digits.html",
+        "digits.safetensors",
+        "strongest_edges.csv",
+    }
+
+
+def test_the_pictures_are_there(ran):
+    assert ran.page.stat().st_size < 8_000_000
+    assert "The 1,500 edges of largest |contribution|" in ran.page.read_text(encoding="utf-8")
+    assert ElementTree.parse(ran.plot).getroot().tag.endswith("svg")
 
 
 def test_it_says_what_it_did(tmp_path, capsys):
@@ -73,6 +86,9 @@ def test_it_says_what_it_did(tmp_path, capsys):
         "digits.graphml",
         "digits.safetensors",
         "strongest_edges.csv",
+        "Without the 24 hidden neurons of the highest gradient x value",
+        "digits.html",
+        "ablation.svg",
         str(tmp_path),
     ):
         assert text in said.out

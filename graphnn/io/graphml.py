@@ -7,9 +7,7 @@ them all, and for yEd the same picture stands beside them in its own elements.
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -18,6 +16,7 @@ import torch
 from graphnn.errors import ConversionError, FormatError, GraphError
 from graphnn.io.atomic import replacing
 from graphnn.io.graphml_parser import parse
+from graphnn.io.xml_text import escaped, in_quotes, name_texts, number
 from graphnn.layout import Style, edge_pieces, node_pieces, shade_attributes, style
 from graphnn.network import Network
 from graphnn.record import Header
@@ -60,12 +59,6 @@ _EDGE_TYPES = {
 }
 # yEd's picture of an edge is as long as the rest of it, and yEd draws no more edges than this.
 _DRAWN_EDGES = 50_000
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# A reader turns bare line breaks and tabs into other white space.
-_ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
-)
-_TO_ESCAPE = re.compile("[&<>\t\n\r]")
 
 
 def write_graphml(
@@ -113,7 +106,7 @@ def write_graphml(
                 declared = f'attr.name="{name}" attr.type="{types[name]}"'
                 file.write(f'<key id="{key}" for="{scope}" {declared}/>\n')
         file.write('<graph edgedefault="directed">\n')
-        file.write(f'<data key="g0">{_escaped(header.to_json())}</data>\n')
+        file.write(f'<data key="g0">{escaped(header.to_json())}</data>\n')
         _write_nodes(file, net, drawn, trace, sample, ids, nodes)
         for text in _edge_texts(net, drawn, trace, ids, edges):
             file.write(text)
@@ -161,38 +154,18 @@ def read_graphml(
     return record.network(backend, dtype, device)
 
 
-def _escaped(text: str) -> str:
-    return text.translate(_ESCAPES) if _TO_ESCAPE.search(text) else text
-
-
 def _node_ids(names: Sequence[Hashable] | None) -> Sequence[str] | None:
     """Escaped node ids, or None for the neurons' own ids."""
     if names is None:
         return None
-    texts = [str(name) for name in names]
-    for neuron, text in enumerate(texts):
-        wrong = _NOT_XML.search(text)
-        if wrong:
-            raise ConversionError(
-                f"names must consist of characters that XML can hold, but neuron {neuron} is "
-                f"called {names[neuron]!r}, which has {wrong[0]!r} at place {wrong.start()}."
-            )
+    texts = name_texts(names)
     if len(set(texts)) < len(texts):
         return None
-    return [_escaped(text).replace('"', "&quot;") for text in texts]
-
-
-def _number(value: float) -> str:
-    # repr gives the digits that lead back to the same float64. The rest is spelled as in Java,
-    # from which GraphML has its types, and as Python reads it too.
-    if math.isfinite(value):
-        return repr(value)
-    word = "NaN" if math.isnan(value) else "Infinity"
-    return f"-{word}" if math.copysign(1.0, value) < 0 else word
+    return [in_quotes(text) for text in texts]
 
 
 def _datum(key: str, value: Any) -> str:
-    text = _number(value) if isinstance(value, float) else _escaped(str(value))
+    text = number(value) if isinstance(value, float) else escaped(str(value))
     return f'<data key="{key}">{text}</data>'
 
 
@@ -223,7 +196,7 @@ def _yed_node(node: Mapping[str, Any]) -> str:
     return (
         f'<data key="ny"><y:ShapeNode><y:Geometry height="{size}" width="{size}" x="{x}" y="{y}"/>'
         f'<y:Fill color="{node["color"]}" transparent="false"/>'
-        f"<y:NodeLabel>{_escaped(node['label'])}</y:NodeLabel>"
+        f"<y:NodeLabel>{escaped(node['label'])}</y:NodeLabel>"
         f'<y:Shape type="{node["shape_type"]}"/></y:ShapeNode></data>'
     )
 
@@ -262,7 +235,7 @@ def _edge_texts(
         else:
             extra = [_datum(keys["contribution"], value) for value in piece.contribution]
         yield "".join(
-            line % (source, target, index, _number(weight), drawings[shade], more)
+            line % (source, target, index, number(weight), drawings[shade], more)
             for source, target, index, weight, shade, more in zip(
                 sources, targets, piece.index, piece.weight, piece.shade, extra, strict=True
             )
