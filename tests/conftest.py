@@ -1,7 +1,19 @@
-"""Fixtures that all test files share."""
+"""Fixtures and options that all test files share."""
 
 import pytest
 import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--require-gpu", action="store_true", help="fail, not skip, what needs a GPU and finds none"
+    )
+
+
+@pytest.fixture(scope="session")
+def without_gpu(request):
+    """Called with a reason, skips a test that needs a GPU; fails it under --require-gpu."""
+    return pytest.fail if request.config.getoption("--require-gpu") else pytest.skip
 
 
 @pytest.fixture

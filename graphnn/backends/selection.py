@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from graphnn.backends.base import Backend, Call
 from graphnn.backends.fused_cpu import FusedCpu
+from graphnn.backends.fused_gpu import FusedGpu
 from graphnn.backends.reference import Reference
 from graphnn.backends.scatter import Scatter
 from graphnn.errors import BackendError
 
 # "auto" takes the first that can run the call and is not discouraged from it.
-_BACKENDS: tuple[Backend, ...] = (FusedCpu(), Scatter(), Reference())
+_BACKENDS: tuple[Backend, ...] = (FusedGpu(), FusedCpu(), Scatter(), Reference())
 
 
 def backends() -> tuple[str, ...]:
@@ -19,7 +20,7 @@ def backends() -> tuple[str, ...]:
 
     Example:
         >>> graphnn.backends()
-        ('fused_cpu', 'scatter', 'reference')
+        ('fused_gpu', 'fused_cpu', 'scatter', 'reference')
     """
     return tuple(backend.name for backend in _BACKENDS)
 

@@ -10,6 +10,9 @@ from torch import Tensor
 
 import graphnn
 
+# The backends that run on a CPU without an interpreter.
+ON_CPU = tuple(name for name in graphnn.backends() if name != "fused_gpu")
+
 # max |a - b| <= tolerance * max |b|. These are the contract's figures; they never soften.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 

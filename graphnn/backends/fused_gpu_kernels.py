@@ -1,0 +1,248 @@
+"""Triton kernels over a plan: (neurons, samples) states, a tile of rows x samples at a time.
+
+Every sum runs over a neuron's edges one after the other, whatever the tile, so that results depend
+neither on the tile nor on the batch, and nothing is added by atomics. Imports triton: import it
+where it is used.
+
+What the kernels are given:
+
+- `values`: (ring, stride), position p in row p % ring; backward (N, stride). `pres`: (N, stride)
+  preactivations, where KEEPS_PRE. `shift`: (N, stride) offsets, where SHIFTED. `bias`: (N,).
+- `source`, `weight`: (E,) the sources' rows, and weights, as in the plan; `row_ptr`: (N + 1,).
+- `table`: (N,) places in `codes` and, two numbers each, in `parameters`: the activations.
+- `gradient`: (N, stride) by preactivation where a level is done; before that by value, where
+  SEEDED. `by_pre`: (N, stride) what arrives at preactivations, where PRE_SEEDED.
+- `target`, `weight`: backward, (E,) target positions and weights by source; `out_ptr`: (N + 1,).
+- `by_weight`: where DOTS, one row of `width` edges for each block of samples of a launch, to which
+  it adds unless they are the first; column 0 is the edge `base`.
+- `first`, `end`: the positions of a level. `level_ptr`: (L + 1,), of all. `batch`: B. `stride`: the
+  samples that a row has room for, a multiple of COLS. INDEX: a type that holds places in a state.
+"""
+
+# Triton compiles the functions below, whose arguments are tensors and constants of its own kind.
+# pyright: reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from graphnn.backends.fused_gpu_activations import activate, times_slope
+
+# Numbers that change from level to level or from batch to batch: code made for their particular
+# divisors would be compiled again and again.
+_CHANGING = [
+    "first", "end", "ring", "batch", "base", "width", "first_block", "num_blocks", "num_levels",
+]  # fmt: skip
+
+
+@triton.jit
+def _kinds(table, codes, parameters, rows, is_row):
+    """(code, a, b) of the rows' activations, each (ROWS, 1)."""
+    kind = tl.load(table + rows, mask=is_row, other=0)
+    code = tl.load(codes + kind)[:, None]
+    return (
+        code,
+        tl.load(parameters + 2 * kind)[:, None],
+        tl.load(parameters + 2 * kind + 1)[:, None],
+    )
+
+
+@triton.jit
+def _activate_rows(
+    total, values, pres, shift, bias, table, codes, parameters, rows, is_row, cols, stride, ring,
+    INDEX: tl.constexpr, USED: tl.constexpr, KEEPS_PRE: tl.constexpr, SHIFTED: tl.constexpr,
+):  # fmt: skip
+    """Adds bias and offset to the sums of some rows, and writes what they become."""
+    mask = is_row[:, None]
+    place = (rows % ring).to(INDEX)[:, None] * stride + cols[None, :]
+    total += tl.load(bias + rows, mask=is_row, other=0)[:, None]
+    if SHIFTED:
+        at = rows.to(INDEX)[:, None] * stride + cols[None, :]
+        total += tl.load(shift + at, mask=mask, other=0).to(total.dtype)
+    if KEEPS_PRE:
+        tl.store(pres + place, total.to(pres.dtype.element_ty), mask=mask)
+    code, a, b = _kinds(table, codes, parameters, rows, is_row)
+    value = activate(total, code, a, b, USED)
+    tl.store(values + place, value.to(values.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _run_rows(
+    values, pres, source, weight, row_ptr, shift, bias, table, codes, parameters, rows, is_row,
+    cols, stride, ring, COLS: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr,
+    USED: tl.constexpr, KEEPS_PRE: tl.constexpr, SHIFTED: tl.constexpr,
+):  # fmt: skip
+    """Computes some neurons of one level for some samples."""
+    edge = tl.load(row_ptr + rows, mask=is_row, other=0)
+    count = tl.load(row_ptr + rows + 1, mask=is_row, other=0) - edge
+    total = tl.zeros([ROWS, COLS], ACC)
+    for k in tl.range(0, tl.max(count, 0), loop_unroll_factor=4):
+        has = k < count
+        # Every edge is read once by a program, values many times: these stay in the cache.
+        s = tl.load(source + edge + k, mask=has, other=0, eviction_policy="evict_first")
+        w = tl.load(weight + edge + k, mask=has, other=0, eviction_policy="evict_first").to(ACC)
+        at = s.to(INDEX)[:, None] * stride + cols[None, :]
+        v = tl.load(values + at, mask=has[:, None], other=0).to(ACC)
+        total = tl.fma(tl.broadcast_to(w[:, None], [ROWS, COLS]), v, total)
+    _activate_rows(
+        total, values, pres, shift, bias, table, codes, parameters, rows, is_row, cols, stride,
+        ring, INDEX, USED, KEEPS_PRE, SHIFTED,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=_CHANGING)
+def forward_level(
+    values, pres, source, weight, row_ptr, shift, bias, table, codes, parameters, first, end,
+    stride, ring, ROWS: tl.constexpr, COLS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
+    USED: tl.constexpr,
+    KEEPS_PRE: tl.constexpr, SHIFTED: tl.constexpr,
+):  # fmt: skip
+    """Computes the neurons first ... end - 1, which are one level's, from lower levels' values.
+
+    Programs count up by rows first: those that run at one time read the same samples, whose values
+    fit the cache that all share.
+    """
+    program = tl.program_id(0)
+    blocks = tl.cdiv(end - first, ROWS)
+    rows = first + (program % blocks) * ROWS + tl.arange(0, ROWS)
+    cols = (program // blocks) * COLS + tl.arange(0, COLS)
+    _run_rows(
+        values, pres, source, weight, row_ptr, shift, bias, table, codes, parameters, rows,
+        rows < end, cols, stride, ring, COLS, ROWS, ACC, INDEX, USED, KEEPS_PRE, SHIFTED,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=_CHANGING)
+def forward_walk(
+    values, pres, source, weight, row_ptr, shift, bias, table, codes, parameters, level_ptr,
+    num_levels, stride, ring, ROWS: tl.constexpr, COLS: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr,
+    USED: tl.constexpr, KEEPS_PRE: tl.constexpr, SHIFTED: tl.constexpr,
+):  # fmt: skip
+    """Computes all levels: a program takes its samples through them, and reads no others'."""
+    cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    for level in range(1, num_levels):
+        first, end = tl.load(level_ptr + level), tl.load(level_ptr + level + 1)
+        for top in range(first, end, ROWS):
+            rows = top + tl.arange(0, ROWS)
+            _run_rows(
+                values, pres, source, weight, row_ptr, shift, bias, table, codes, parameters,
+                rows, rows < end, cols, stride, ring, COLS, ROWS, ACC, INDEX, USED, KEEPS_PRE,
+                SHIFTED,
+            )  # fmt: skip
+        # The next level reads what other threads of this program have written.
+        tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=_CHANGING)
+def activate_level(
+    values, pres, shift, bias, table, codes, parameters, first, end, stride, ring,
+    ROWS: tl.constexpr, COLS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
+    USED: tl.constexpr,
+    KEEPS_PRE: tl.constexpr, SHIFTED: tl.constexpr,
+):  # fmt: skip
+    """Finishes a level whose sums a matrix product has left in `values`."""
+    program = tl.program_id(0)
+    blocks = tl.cdiv(end - first, ROWS)
+    rows = first + (program % blocks) * ROWS + tl.arange(0, ROWS)
+    cols = (program // blocks) * COLS + tl.arange(0, COLS)
+    is_row = rows < end
+    at = (rows % ring).to(INDEX)[:, None] * stride + cols[None, :]
+    total = tl.load(values + at, mask=is_row[:, None], other=0).to(ACC)
+    _activate_rows(
+        total, values, pres, shift, bias, table, codes, parameters, rows, is_row, cols, stride,
+        ring, INDEX, USED, KEEPS_PRE, SHIFTED,
+    )  # fmt: skip
+
+
+@triton.jit
+def _back_rows(
+    gradient, by_pre, values, pres, target, weight, out_ptr, table, codes, parameters, by_weight,
+    base, earlier, rows, is_row, cols, batch, stride, COLS: tl.constexpr, ROWS: tl.constexpr,
+    ACC: tl.constexpr, INDEX: tl.constexpr, USED: tl.constexpr, KEEPS_PRE: tl.constexpr,
+    SEEDED: tl.constexpr,
+    PRE_SEEDED: tl.constexpr, DOTS: tl.constexpr,
+):  # fmt: skip
+    """Takes the gradient of some neurons for some samples from their targets'."""
+    mask = is_row[:, None]
+    again = tl.zeros([ROWS], tl.int32) + earlier > 0
+    at = rows.to(INDEX)[:, None] * stride + cols[None, :]
+    edge = tl.load(out_ptr + rows, mask=is_row, other=0)
+    count = tl.load(out_ptr + rows + 1, mask=is_row, other=0) - edge
+    value = tl.load(values + at, mask=mask, other=0).to(ACC)
+    total = tl.zeros([ROWS, COLS], ACC)
+    if SEEDED:
+        total = tl.load(gradient + at, mask=mask, other=0).to(ACC)
+    for k in tl.range(0, tl.max(count, 0), loop_unroll_factor=4):
+        has = k < count
+        t = tl.load(target + edge + k, mask=has, other=0, eviction_policy="evict_first")
+        w = tl.load(weight + edge + k, mask=has, other=0, eviction_policy="evict_first").to(ACC)
+        where = t.to(INDEX)[:, None] * stride + cols[None, :]
+        g = tl.load(gradient + where, mask=has[:, None], other=0).to(ACC)
+        total = tl.fma(tl.broadcast_to(w[:, None], [ROWS, COLS]), g, total)
+        if DOTS:
+            # Columns beyond the batch hold anything, NaN perhaps.
+            own = tl.sum(tl.where(cols[None, :] < batch, g * value, 0.0), 1)
+            place = by_weight + (edge + k - base)
+            own += tl.load(place, mask=has & again, other=0)
+            tl.store(place, own, mask=has)
+    pre = value
+    if KEEPS_PRE:
+        pre = tl.load(pres + at, mask=mask, other=0).to(ACC)
+    code, a, b = _kinds(table, codes, parameters, rows, is_row)
+    total = times_slope(total, pre, value, code, a, b, USED)
+    if PRE_SEEDED:
+        total += tl.load(by_pre + at, mask=mask, other=0).to(ACC)
+    tl.store(gradient + at, total.to(gradient.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=_CHANGING)
+def backward_level(
+    gradient, by_pre, values, pres, target, weight, out_ptr, table, codes, parameters, by_weight,
+    base, width, first_block, first, end, batch, stride, ROWS: tl.constexpr, COLS: tl.constexpr,
+    ACC: tl.constexpr, INDEX: tl.constexpr, USED: tl.constexpr, KEEPS_PRE: tl.constexpr,
+    SEEDED: tl.constexpr,
+    PRE_SEEDED: tl.constexpr, DOTS: tl.constexpr,
+):  # fmt: skip
+    """Gradients by the preactivations of one level, and by the weights of its outgoing edges."""
+    program = tl.program_id(0)
+    blocks = tl.cdiv(end - first, ROWS)
+    rows = first + (program % blocks) * ROWS + tl.arange(0, ROWS)
+    block = program // blocks
+    cols = (first_block + block) * COLS + tl.arange(0, COLS)
+    _back_rows(
+        gradient, by_pre, values, pres, target, weight, out_ptr, table, codes, parameters,
+        by_weight + block.to(tl.int64) * width, base, first_block, rows, rows < end, cols,
+        batch, stride, COLS, ROWS, ACC, INDEX, USED, KEEPS_PRE, SEEDED, PRE_SEEDED, DOTS,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=_CHANGING)
+def backward_walk(
+    gradient, by_pre, values, pres, target, weight, out_ptr, table, codes, parameters, by_weight,
+    width, num_blocks, level_ptr, num_levels, batch, stride, ROWS: tl.constexpr,
+    COLS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr, USED: tl.constexpr,
+    KEEPS_PRE: tl.constexpr,
+    PRE_SEEDED: tl.constexpr, DOTS: tl.constexpr,
+):  # fmt: skip
+    """All levels downwards: a program takes block after block of samples through them."""
+    program = tl.program_id(0)
+    own = by_weight + program.to(tl.int64) * width
+    for block in range(program, num_blocks, tl.num_programs(0)):
+        cols = block * COLS + tl.arange(0, COLS)
+        for step in range(num_levels):
+            level = num_levels - 1 - step
+            first, end = tl.load(level_ptr + level), tl.load(level_ptr + level + 1)
+            for top in range(first, end, ROWS):
+                rows = top + tl.arange(0, ROWS)
+                _back_rows(
+                    gradient, by_pre, values, pres, target, weight, out_ptr, table, codes,
+                    parameters, own, 0, block - program, rows, rows < end, cols, batch, stride,
+                    COLS, ROWS, ACC, INDEX, USED, KEEPS_PRE, True, PRE_SEEDED, DOTS,
+                )  # fmt: skip
+            # The next level reads what other threads of this program have written.
+            tl.debug_barrier()
