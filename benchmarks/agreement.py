@@ -133,7 +133,8 @@ def main() -> None:
         cases = list(models())
     for name, model, shape in cases:
         for dtype, limit in LIMIT.items():
-            for backend in graphnn.backends():
+            # The models are on the CPU.
+            for backend in (name for name in graphnn.backends() if name != "fused_gpu"):
                 found = errors(model, shape, dtype, backend)
                 worst = max(found, key=lambda key: found[key])
                 kept = found[worst] <= limit

@@ -1,4 +1,4 @@
-"""How long `graphnn.from_edges` takes, beside sorting the same edges: `python -m benchmarks.build`.
+"""How long building takes, beside sorting the same edges: `python -m benchmarks.build`.
 
 The yardsticks run in the same loop as the contender, so that a busy machine slows both. Every
 network is checked before its times are reported. One readable line and one JSON line a case.
@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.clock import in_turn
 from benchmarks.conditions import conditions, save
-from graphnn import from_edges
+from graphnn import from_edges, generate
 
 Edges = torch.Tensor
 
@@ -112,39 +112,60 @@ def bench_rows(num_edges: int, repeats: int) -> dict[str, Any]:
     return report("tuples with string labels and weights", len(rows), in_turn(runs, repeats))
 
 
-def bench_frame(num_edges: int, repeats: int) -> dict[str, Any]:
-    """from_edges on a frame of strings, against pandas.factorize of its interleaved labels."""
+def bench_frame(num_edges: int, repeats: int, dtype: str) -> dict[str, Any]:
+    """from_edges on a frame of strings, against pandas.factorize of its two columns."""
     import pandas as pd
 
     edges = random_dag(100_000, num_edges, np.random.default_rng(0))
     labels = np.array([f"n{i}" for i in range(100_000)], object)
     source, target = labels[edges.numpy()]
-    frame = pd.DataFrame({"source": source, "target": target}).astype("str")
-    interleaved = pd.Series(labels[edges.t().reshape(-1).numpy()]).astype("str")
+    frame = pd.DataFrame({"source": source, "target": target}).astype(dtype)
     net = from_edges(frame)
     names = np.array(net.graph.names, object)
     assert (names[net.graph.edge_index.numpy()] == np.stack([source, target])).all()
     runs = {
         "from_edges": lambda: from_edges(frame),
-        "pandas.factorize": lambda: pd.factorize(interleaved),
+        "pandas.factorize": lambda: [pd.factorize(frame[name]) for name in frame.columns],
     }
-    return report("frame of string labels", len(frame), in_turn(runs, repeats))
+    return report(f"frame of string labels, dtype {dtype}", len(frame), in_turn(runs, repeats))
 
 
-def report(case: str, num_edges: int, times: dict[str, list[float]]) -> dict[str, Any]:
+def bench_generate(num_edges: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Every drawing generator at about this many edges, beside from_edges on the result's edges."""
+    width = num_edges // 320
+    calls = {
+        "random_sparse by fan_in": lambda: generate.random_sparse([width] * 11, fan_in=32),
+        "random_sparse by density": lambda: generate.random_sparse(
+            [width] * 11, density=32 / width
+        ),
+        "random_dag": lambda: generate.random_dag(width, 9 * width, width, 32, depth=100),
+        "small_world": lambda: generate.small_world([width] * 11, 32, 0.1),
+        "erdos_renyi": lambda: generate.erdos_renyi(width, 9 * width, width, 32 / (5 * width)),
+        "scale_free": lambda: generate.scale_free(width, 9 * width, width, 32),
+        "radixnet": lambda: generate.radixnet(1024, num_edges // (32 * 1024)),
+    }
+    for name, call in calls.items():
+        edges = call().edge_index
+        runs = {"generate": call, "from_edges": lambda edges=edges: from_edges(edges)}
+        yield report(f"generate.{name}", edges.shape[1], in_turn(runs, repeats), own="generate")
+
+
+def report(
+    case: str, num_edges: int, times: dict[str, list[float]], own: str = "from_edges"
+) -> dict[str, Any]:
     """Medians, 20/80 quantiles and ratios of a case; prints its readable line."""
     seconds = {}
     for name, taken in times.items():
         low, high = np.quantile(taken, [0.2, 0.8])
         seconds[name] = [round(float(v), 4) for v in (low, statistics.median(taken), high)]
-    own = statistics.median(times["from_edges"])
+    median = statistics.median(times[own])
     ratios = {
-        name: round(own / statistics.median(taken), 2)
+        name: round(median / statistics.median(taken), 2)
         for name, taken in times.items()
-        if not name.startswith("from_edges")
+        if not name.startswith(own)
     }
     shown = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in ratios.items())
-    line = f"{case}: {own:.2f} s for {num_edges:,} edges = {shown}"
+    line = f"{case}: {median:.2f} s for {num_edges:,} edges = {shown}"
     if "from_edges and plan.levels" in times:
         # What the eager backends cut from the plan on their first call.
         cut = statistics.median(times["from_edges and plan.levels"])
@@ -156,7 +177,7 @@ def report(case: str, num_edges: int, times: dict[str, list[float]]) -> dict[str
         "edges": num_edges,
         "seconds_20_50_80": seconds,
         "ratio": ratios,
-        "edges_per_second": round(num_edges / own),
+        "edges_per_second": round(num_edges / median),
         **conditions(),
     }
 
@@ -172,7 +193,10 @@ def main() -> None:
     results = [
         *bench_ids(arguments.edges, arguments.repeats),
         bench_rows(arguments.rows, arguments.repeats),
-        bench_frame(arguments.edges, arguments.repeats),
+        bench_frame(arguments.edges, arguments.repeats, "object"),
+        bench_frame(arguments.edges, arguments.repeats, "str"),
+        bench_frame(arguments.edges, arguments.repeats, "string[pyarrow]"),
+        *bench_generate(arguments.edges, arguments.repeats),
     ]
     save(results, arguments.output)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,55 +23,39 @@ def seconds(run: Callable[[], Any]) -> float:
     return taken
 
 
-def in_turn(
-    runs: Runs,
-    repeats: int,
-    budget: float = float("inf"),
-    at_least: int = 1,
-    settle: float = 0,
-) -> dict[str, list[float]]:
-    """Seconds of every run, all of them in turn, after one round that warms up.
-
-    Args:
-        runs: Name -> what to time.
-        repeats: Rounds, at most.
-        budget: Seconds after which no further round begins, once there are `at_least`.
-        at_least: Rounds, at least.
-        settle: Seconds to wait before every timed run, which then follows an untimed one. OpenMP's
-            threads spin for milliseconds after their work is done; waiting keeps one contender's
-            from holding the core that the next one needs.
-    """
+def in_turn(runs: Runs, repeats: int) -> dict[str, list[float]]:
+    """Seconds of every run, `repeats` times all of them in turn, after a round that warms up."""
     for run in runs.values():
         seconds(run)
     times: dict[str, list[float]] = {name: [] for name in runs}
-    start = time.perf_counter()
-    for done in range(repeats):
-        if done >= at_least and time.perf_counter() - start > budget:
-            break
+    for _ in range(repeats):
         for name, run in runs.items():
-            if settle:
-                time.sleep(settle)
-                seconds(run)
             times[name].append(seconds(run))
     return times
 
 
 class Others:
-    """How much of the machine everything but this process takes; Linux only, elsewhere 0."""
+    """How much of the machine all but this process and some others take; Linux only, elsewhere 0.
 
-    def __init__(self) -> None:
+    Args:
+        own: Identifiers of the processes that count as this one.
+    """
+
+    def __init__(self, own: Sequence[int] = ()) -> None:
+        self.own = own
         self.start = self._clocks()
 
-    @staticmethod
-    def _clocks() -> tuple[float, float]:
+    def _clocks(self) -> tuple[float, float]:
         """Seconds that have passed, and that the cores spent on others."""
+        now = time.perf_counter()
         try:
             fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+            used = sum(_ticks(process) for process in self.own)
         except OSError:
-            return time.perf_counter(), 0.0
+            return now, 0.0
         user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields)
-        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-        return time.perf_counter(), busy - time.process_time()
+        busy = user + nice + system + irq + softirq + steal - used
+        return now, busy / os.sysconf("SC_CLK_TCK") - time.process_time()
 
     def cores(self) -> float:
         """The number of cores that were busy for others, since this object was made."""
@@ -79,11 +63,22 @@ class Others:
         return max(0.0, (taken_now - taken_before) / (now - before))
 
 
-def wait_for_quiet(below: float, patience: float) -> None:
+def _ticks(process: int) -> int:
+    """Ticks of the clock that a process has had; 0 of one that has ended."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return 0
+    # After the name, which may hold anything, in brackets.
+    fields = text.rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def wait_for_quiet(below: float, patience: float, own: Sequence[int] = ()) -> None:
     """Waits until others take fewer cores than `below` for half a second; `patience` s at most."""
     start = time.perf_counter()
     while time.perf_counter() - start < patience:
-        others = Others()
+        others = Others(own)
         time.sleep(0.5)
         if others.cores() < below:
             return

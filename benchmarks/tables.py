@@ -7,68 +7,28 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+from benchmarks import ladder_table
+from benchmarks.markdown import Line, table, where
 
 HERE = Path(__file__).resolve().parent
-README = HERE / "README.md"
+README, RESULTS = HERE / "README.md", HERE / "results"
 BEGIN, END = "<!-- begin: python -m benchmarks.tables --write -->", "<!-- end -->"
-Line = dict[str, Any]
 
 
 def read(name: str) -> list[Line]:
     """The lines of a benchmark's last kept run; none where it was not kept."""
-    path = HERE / "results" / f"{name}.jsonl"
+    path = RESULTS / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table whose columns, but for the first, are right-aligned."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def where(lines: list[Line]) -> str:
-    """The sentence that says what a run was measured on."""
-    first = lines[0]
-    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    loads = sorted(line["load"] for line in lines if line["load"] is not None)
-    load = f"; load {loads[0]} to {loads[-1]}" if loads else ""
-    others = [line["others"] for line in lines if "others" in line]
-    if others:
-        load += f"; other processes took at most {max(others)} cores in a measurement"
-    return (
-        f"{first['cpu']}, {first['cores']} cores, {first['device']}; {versions}; commit "
-        f"`{first['commit']}`; {first['time']}{load}."
-    )
-
-
-def backends(lines: list[Line]) -> str:
-    """Rates of every contender, in bold the one that "auto" takes."""
-    names = list(dict.fromkeys(name for line in lines for name in line["rate"]))
-    parts = [where(lines)]
-    for threads in sorted({line["threads"] for line in lines}, reverse=True):
-        own = [line for line in lines if line["threads"] == threads]
-        rate = own[0]["matrix_product_rate"]
-        parts.append(
-            f"{threads} thread{'s' if threads > 1 else ''} (dense matrix product: {rate}):"
-        )
-        rows = []
-        for line in own:
-            cells = [
-                f"**{line['rate'][name]:.3g}**" if name == line["auto"]
-                else f"{line['rate'][name]:.3g}" if name in line["rate"]
-                else "slow" if "already" in line["skipped"].get(name, "")
-                else "large" if name in line["skipped"]
-                else ""
-                for name in names
-            ]  # fmt: skip
-            mode = "forward" if line["mode"] == "forward" else "+ backward"
-            ratio = f"{line['speed_over_rival']} x {line['fastest_rival']}"
-            rows.append([f"{line['case']}, B = {line['batch']}", mode, *cells, ratio])
-        parts.append(table(["network", "pass", *names, "auto over the fastest rival"], rows))
-    return "\n\n".join(parts)
+def ladder(lines: list[Line]) -> str:
+    """The ladder's tables and plots."""
+    pictures = [
+        f"![{path.stem}](results/{path.name})" for path in sorted(RESULTS.glob("ladder-*.svg"))
+    ]
+    return "\n\n".join([ladder_table.markdown(lines), *pictures])
 
 
 def agreement(lines: list[Line]) -> str:
@@ -145,13 +105,36 @@ def graphml(lines: list[Line]) -> str:
     return where(lines) + "\n\n" + table(head, rows)
 
 
+def attribution(lines: list[Line]) -> str:
+    """Times, and the ratios that are to be kept."""
+    names = list(lines[0]["seconds_20_50_80"])
+    rows = [
+        [
+            line["case"],
+            *[f"{1000 * seconds[1]:.0f} ms" for seconds in line["seconds_20_50_80"].values()],
+            f"{line['of_forward_and_backward']:.2f}, at most "
+            f"{line['limit']['of_forward_and_backward']}",
+            f"{line['times_faster_than_captum']:,} times, at least {line['limit']['captum']}",
+        ]
+        for line in lines
+    ]
+    head = [
+        "network",
+        *names,
+        "gradient over forward and backward",
+        "faster than captum neuron by neuron",
+    ]
+    return where(lines) + "\n\n" + table(head, rows)
+
+
 TABLES = {
-    "backends": ("Backends: 1e9 multiply-adds a second", backends),
+    "ladder": ("The ladder: 1e9 edges x samples a second", ladder),
     "triplets": ("Triplets of one level", triplets),
     "import_time": ("import graphnn", import_time),
     "agreement": ("Agreement with nn.Sequential", agreement),
     "build": ("from_edges", build),
     "graphml": ("GraphML", graphml),
+    "attribution": ("Derivatives by all neurons", attribution),
 }
 
 
