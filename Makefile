@@ -30,14 +30,17 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/backends -k fused_gpu
 
 scatter: $(VENV)/.scatter
 	$(BIN)/python -c 'from torch_geometric import typing; assert typing.WITH_TORCH_SCATTER'
 	$(BIN)/python -m pytest tests/backends graphnn/backends -k scatter
 
-bench: $(VENV)/.dev
-	set -e; for file in benchmarks/[a-z]*.py; do \
-		$(BIN)/python -m benchmarks.$$(basename $$file .py); done
+bench: $(VENV)/.bench
+	set -e; $(BIN)/python -m benchmarks --patience 60 --output benchmarks/results/ladder.jsonl; \
+	for name in triplets import_time agreement build graphml attribution; do \
+		$(BIN)/python -m benchmarks.$$name --output benchmarks/results/$$name.jsonl; done; \
+	$(BIN)/python -m benchmarks.tables --write
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -57,6 +60,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[dev]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP_INSTALL) -e '.[bench]'
 	touch $@
 
 # torch-scatter is compiled against the torch that is installed: no build isolation, which would

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphnn import wiring
+from graphnn import summary, wiring
 from graphnn.activation import Activation
 from graphnn.errors import GraphError
 
@@ -355,6 +355,12 @@ class NeuronGraph:
     def __deepcopy__(self, memo: dict[int, Any]) -> NeuronGraph:
         # Immutable, so a copied network shares its wiring and with it the plan.
         return self
+
+    def __str__(self) -> str:
+        return summary.of_graph(self).text()
+
+    def _repr_html_(self) -> str:
+        return summary.of_graph(self).html()
 
     def __repr__(self) -> str:
         groups = ", ".join(

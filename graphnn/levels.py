@@ -80,6 +80,8 @@ class LevelTables:
         output_order: (n_out,) each output's place among `output_rows`, or None where in order.
         is_ordered: Whether positions are neuron ids.
         input_neurons: (n_in,) the neuron ids of level 0's rows.
+        edge_sizes: The levels' numbers of edges, if their edges are all edges in order; else None.
+        bias_sizes: The same of the biases.
     """
 
     levels: tuple[Level, ...]
@@ -89,6 +91,8 @@ class LevelTables:
     output_order: Tensor | None
     is_ordered: bool
     input_neurons: Tensor
+    edge_sizes: tuple[int, ...] | None
+    bias_sizes: tuple[int, ...] | None
 
 
 def cut_levels(plan: ExecutionPlan, device: torch.device) -> LevelTables:
@@ -110,7 +114,20 @@ def cut_levels(plan: ExecutionPlan, device: torch.device) -> LevelTables:
         output_order=order,
         is_ordered=_counts_up(neurons),
         input_neurons=cutter.tensor(neurons[: columns.size]),
+        edge_sizes=_sizes_in_order([level.edges for level in levels]),
+        bias_sizes=_sizes_in_order([level.bias for level in levels]),
     )
+
+
+def _sizes_in_order(places: list[slice | Tensor]) -> tuple[int, ...] | None:
+    sizes, end = [], 0
+    for place in places:
+        if not isinstance(place, slice) or (place.start != end and place.start != place.stop):
+            return None
+        sizes.append(place.stop - place.start)
+        end += sizes[-1]
+    # A split of no level at all has no parts to give.
+    return tuple(sizes) if sizes else None
 
 
 def _counts_up(ids: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphnn import parameters
+from graphnn import network_summary, parameters
 from graphnn.backends import selection
 from graphnn.backends.base import Call
 from graphnn.errors import GraphError
@@ -290,8 +290,14 @@ class Network(nn.Module):
         _check_placement("offset", offset, self.weight)
         return offset.reshape(math.prod(leading), expected[-1])
 
+    def __str__(self) -> str:
+        return network_summary.of_network(self).text()
+
+    def _repr_html_(self) -> str:
+        return network_summary.of_network(self).html()
+
     def extra_repr(self) -> str:
-        """The line that `print(net)` shows."""
+        """The line that `repr(net)` shows, also where the network is a part of another module."""
         graph = self._graph
         activations = ", ".join(entry.name for entry in graph.activation_table)
         return (
@@ -331,9 +337,9 @@ def _rebuild_outputs(names: tuple[str, ...], values: tuple[Tensor, ...]) -> Any:
 
 
 def _is_autocast(device: torch.device) -> bool:
-    # Asking about a device that has no autocast, such as meta, is an error.
     kind = device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    # Asking about a device that has no autocast, such as meta, is an error.
+    return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
 def _by_group(

@@ -282,6 +282,57 @@ def level_pools(level_ptr, row_ptr, edge_source):
 
 
 @njit(cache=True, nogil=True)
+def pool_sizes(level_ptr, row_ptr, edge_source):
+    """(L,) number of distinct sources of every level; arguments as in `level_pools`."""
+    sizes = np.zeros(level_ptr.size - 1, np.int64)
+    seen = np.full(row_ptr.size - 1, -1, np.int64)
+    for level in range(sizes.size):
+        for i in range(row_ptr[level_ptr[level]], row_ptr[level_ptr[level + 1]]):
+            if seen[edge_source[i]] != level:
+                seen[edge_source[i]] = level
+                sizes[level] += 1
+    return sizes
+
+
+@njit(cache=True, nogil=True)
+def reuse_rows(sizes, last_reader):
+    """Places for blocks of rows that are written in order, where nothing still needed lies.
+
+    Args:
+        sizes: (R,) rows of each block.
+        last_reader: (R,) the last block whose writing reads it; itself if none.
+
+    Returns:
+        (start, count): the blocks' first rows (R,), and one past the highest row in use at a time.
+    """
+    num_blocks = sizes.size
+    start = np.zeros(num_blocks, np.int64)
+    # The blocks in use, by place.
+    used = np.empty(num_blocks, np.int64)
+    num_used = 0
+    count = 0
+    for block in range(num_blocks):
+        kept = 0
+        for i in range(num_used):
+            if last_reader[used[i]] >= block:
+                used[kept] = used[i]
+                kept += 1
+        num_used = kept
+        # The first gap that is large enough.
+        place, at = 0, 0
+        while at < num_used and start[used[at]] - place < sizes[block]:
+            place = start[used[at]] + sizes[used[at]]
+            at += 1
+        start[block] = place
+        for i in range(num_used, at, -1):
+            used[i] = used[i - 1]
+        used[at] = block
+        num_used += 1
+        count = max(count, place + sizes[block])
+    return start, count
+
+
+@njit(cache=True, nogil=True)
 def find_edges(ptr, sorted_source, order, source, target):
     """The ids (M,) of the edges source[i] -> target[i], -1 where there is none."""
     found = np.full(source.size, -1, np.int64)

@@ -16,12 +16,19 @@ PACKAGE = Path(graphnn.__file__).parent
 STAGES = [
     ["errors"],
     ["activation"],
-    ["graph+wiring+topology"],
+    ["graph+wiring+topology+summary"],
     ["plan+levels"],
     ["backends"],
-    ["network+parameters+trace+triplet_kernels"],
-    ["edit+reachability", "layout", "record+labelled", "parametrize"],
-    ["convert", "io", "attribution", "generate", "build+edge_file+edge_table"],
+    ["network+network_summary+parameters+trace+triplet_kernels"],
+    ["edit+edited+reachability", "layout", "record+labelled", "parametrize", "init"],
+    ["assembly"],
+    [
+        "convert",
+        "io",
+        "attribution",
+        "generate+masks",
+        "build+edge_columns+edge_file+edge_frame+edge_table+numbering",
+    ],
     ["viz"],
     ["cli+demo+__main__"],
 ]
@@ -32,10 +39,11 @@ PLACE = {
     for name in family.split("+")
 }
 # Compiled loops on plain arrays: they import nothing of the package, and are loaded lazily.
-LEAVES = {"topology", "triplet_kernels", "reachability"}
+LEAVES = {"topology", "triplet_kernels", "reachability", "numbering"}
 SLOW = {
     "matplotlib": "drawing",
     "networkx": "the networkx and GraphML converters",
+    "onnx": "ONNX files",
     "numba": "the compiled helpers",
     "pandas": "frames",
     "plotly": "drawing",
@@ -44,6 +52,7 @@ SLOW = {
     "torch_geometric": "the scatter backend and PyG converters",
     "torch_scatter": "the scatter backend",
     "tqdm": "the demo",
+    "triton": "the GPU backend",
 }
 
 

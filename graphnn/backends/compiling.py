@@ -27,7 +27,7 @@ def _folder() -> str:
     from numba.core import config
 
     folder = Path(__file__).parent
-    files = ("fused_cpu_kernels.py", "elementwise.py", "lanes.py")
+    files = ("fused_cpu_kernels.py", "elementwise.py", "transcendental.py", "lanes.py")
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
     usual = getattr(config, "CACHE_DIR")  # noqa: B009  (numba makes its settings at run time)
     root = Path(usual) if usual else folder / "__pycache__"
@@ -48,7 +48,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     usual = getattr(config, "CACHE_DIR")  # noqa: B009  (numba makes its settings at run time)
     setattr(config, "CACHE_DIR", folder)  # noqa: B010
     try:
-        return njit(nogil=True, cache=True)(function)
+        return njit(nogil=True, cache=True, error_model="numpy")(function)
     finally:
         setattr(config, "CACHE_DIR", usual)  # noqa: B010
 
@@ -58,6 +58,13 @@ def kernels() -> Any:
     from graphnn.backends import fused_cpu_kernels
 
     return fused_cpu_kernels
+
+
+def tags() -> Any:
+    """The tags that stand for tiles' widths: `lanes.TAGS`."""
+    from graphnn.backends import lanes
+
+    return lanes.TAGS
 
 
 @cache

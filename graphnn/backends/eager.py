@@ -18,7 +18,8 @@ from graphnn.backends.base import States
 from graphnn.levels import Level
 from graphnn.plan import ExecutionPlan
 
-# (level, its pool (S, B), weight (E,)) -> sums (n, B) of weight * value over each neuron's edges.
+# (level, its pool (S, B), its weights (E_l,)) -> sums (n, B) of weight * value over each neuron's
+# edges.
 Aggregate = Callable[[Level, Tensor, Tensor], Tensor]
 
 
@@ -47,9 +48,22 @@ def block_operand(level: Level, pool: Tensor) -> Tensor:
     return pool if level.block_columns is None else pool.index_select(0, level.block_columns)
 
 
-def level_bias(level: Level, bias: Tensor) -> Tensor | None:
+def cut(
+    numbers: Tensor, places: Sequence[slice | Tensor], sizes: tuple[int, ...] | None
+) -> Sequence[Tensor]:
+    """The parts of a parameter that belong to each level.
+
+    Args:
+        numbers: (E,) weights or (K,) biases.
+        places: Each level's slice or ids.
+        sizes: The slices' lengths if they follow one another and leave nothing out. One split has
+            one gradient; every slice would have one of the parameter's full size.
+    """
+    return [numbers[place] for place in places] if sizes is None else numbers.split(sizes)
+
+
+def level_bias(level: Level, own: Tensor) -> Tensor | None:
     """The (n,) biases of a level, 0 where a neuron has none; None where no neuron has one."""
-    own = bias[level.bias]
     if level.biased is None:
         return own
     if own.numel() == 0:
@@ -60,10 +74,10 @@ def level_bias(level: Level, bias: Tensor) -> Tensor | None:
 def preactivation(
     level: Level, pool: Tensor, weight: Tensor, bias: Tensor, aggregate: Aggregate
 ) -> Tensor:
-    """The (n, B) preactivations of a level, from its pool (S, B)."""
+    """The (n, B) preactivations of a level, from its pool (S, B), weights and biases."""
     own_bias = level_bias(level, bias)
     if level.is_block:
-        matrix = weight[level.edges].view(level.size, level.pool_size)
+        matrix = weight.view(level.size, level.pool_size)
         return F.linear(block_operand(level, pool).t(), matrix, own_bias).t()
     total = aggregate(level, pool, weight)
     return total if own_bias is None else total + own_bias[:, None]
@@ -110,14 +124,18 @@ def walk(
     last_reader = tables.last_reader
     values: list[Tensor | None] = [None] * plan.num_levels
     first = input_state(plan, inputs)
-    if offset is not None:
-        first = first + offset.index_select(1, plan.tables.input_neurons).t()
+    shifts = None if offset is None else by_level(plan, offset)
+    if shifts is not None:
+        first = first + shifts[0]
     values[0] = first
     visit(0, first, first)
-    for level in tables.levels:
-        pre = preactivation(level, gather_pool(level, values), weight, bias, aggregate)
-        if offset is not None:
-            pre = pre + offset.index_select(1, level.neurons).t()
+    levels = tables.levels
+    weights = cut(weight, [level.edges for level in levels], tables.edge_sizes)
+    biases = cut(bias, [level.bias for level in levels], tables.bias_sizes)
+    for level, own, own_bias in zip(levels, weights, biases, strict=True):
+        pre = preactivation(level, gather_pool(level, values), own, own_bias, aggregate)
+        if shifts is not None:
+            pre = pre + shifts[level.index]
         state = activate(level, pre)
         visit(level.index, pre, state)
         values[level.index] = state
@@ -172,6 +190,16 @@ def join_outputs(plan: ExecutionPlan, pieces: list[Tensor]) -> Tensor:
     if plan.tables.output_order is not None:
         joined = joined.index_select(0, plan.tables.output_order)
     return joined.t().contiguous()
+
+
+def by_level(plan: ExecutionPlan, states: Tensor) -> list[Tensor]:
+    """Every level's (n, B), from (B, N) in neuron order."""
+    tables = plan.tables
+    # Cut at once: the gradient of a cut is one concatenation, that of a gather for each level
+    # would be as many (B, N) to add up.
+    ordered = states if tables.is_ordered else states.index_select(1, plan.neuron_order)
+    sizes = [tables.input_neurons.numel(), *[level.size for level in tables.levels]]
+    return [piece.t() for piece in ordered.split(sizes, 1)]
 
 
 def neuron_order(plan: ExecutionPlan, states: list[Tensor]) -> Tensor:

@@ -1,9 +1,16 @@
-"""A plan's levels over one tile of samples, forward and backward, in compiled code.
+"""A plan's levels over tiles of samples, forward and backward, in compiled code.
 
-A tile holds W samples of every neuron: neuron position p of a tile is the W numbers from p * W on.
-Samples are independent, so a tile walks through all levels without waiting for another. Padding
-lanes repeat the tile's first sample, so that they hold nothing that a real sample does not.
-A tile's width is a value of `lanes.TAGS`. Imports numba: import it where it is used.
+A tile holds W samples of every row: row r of a tile is the W numbers from r * W on. Samples are
+independent, so a tile walks through all levels without waiting for another. Padding lanes repeat
+the tile's first sample, so that they hold nothing that a real sample does not. A tile's width is a
+value of `lanes.TAGS`.
+
+Neurons are computed in *runs*: consecutive positions of one level with one activation; run 0 is
+level 0. A run's values are in the rows `position + value_shift[run]`, its preactivations in
+`position + pre_shift[run]`; where both shifts are equal, the values overwrite them.
+
+The kernels take part of the work: tiles, runs first_run ... end_run - 1, and of those the positions
+first_row ... end_row - 1. Imports numba: import it where it is used.
 """
 
 # pyright: reportCallIssue=false
@@ -11,240 +18,348 @@ A tile's width is a value of `lanes.TAGS`. Imports numba: import it where it is 
 
 from __future__ import annotations
 
+import numpy as np
+
 from graphnn.backends.compiling import kernel
 from graphnn.backends.elementwise import activate, multiply_by_slope
-from graphnn.backends.lanes import fma, load, splat, store, times, total, width_of
+from graphnn.backends.lanes import (
+    TAGS,
+    add_products,
+    fma,
+    load,
+    plus,
+    splat,
+    store,
+    total,
+    transpose_16,
+    width_of,
+)
+
+# Numbers that an activation's loop takes at a time: they are still in the first-level cache.
+_CHUNK = 2048
+_SIXTEEN = TAGS[16]
 
 
 @kernel
-def read_inputs(tag, x, first, position, offset, neuron_order, state):
-    """Puts the inputs of samples first ... into a tile's level 0, offsets added.
+def gather(numbers, ids, out, first, end):
+    """out[i] = numbers[ids[i]] for i in first ... end - 1."""
+    for i in range(first, end):
+        out[i] = numbers[ids[i]]
+
+
+@kernel
+def sum_shares(shares, out, first, end):
+    """out[i] = the sum over the threads' shares[:, i], in their order, for i in first ..."""
+    for i in range(first, end):
+        out[i] = shares[0, i]
+    for share in range(1, shares.shape[0]):
+        for i in range(first, end):
+            out[i] += shares[share, i]
+
+
+@kernel
+def scatter_shares(shares, ids, out, first, end):
+    """out[ids[i]] = the sum over the threads' shares[:, i], for i in first ... end - 1."""
+    for i in range(first, end):
+        number = shares[0, i]
+        for share in range(1, shares.shape[0]):
+            number += shares[share, i]
+        out[ids[i]] = number
+
+
+@kernel
+def fill_matrix(cells, numbers, matrix, first, end):
+    """matrix[cells[i]] = numbers[i] for i in first ... end - 1."""
+    for i in range(first, end):
+        matrix[cells[i]] = numbers[i]
+
+
+@kernel
+def counts_up(ids, start, stop):
+    """Whether ids[start : stop] are sixteen that each exceed the one before by 1."""
+    if stop - start != 16:
+        return False
+    distance = 0
+    for i in range(16):
+        distance += abs(ids[start + i] - ids[start] - i)
+    return distance == 0
+
+
+@kernel
+def read_inputs(tag, x, first, column, shift, first_row, end_row, state):
+    """Puts the inputs of samples first ... into a tile's level 0.
 
     Args:
         tag: The tile's width.
         x: (B, n_in) inputs.
         first: The tile's first sample.
-        position: (n_in,) position of each input.
-        offset: (B, N) in neuron order, or (0, N).
-        neuron_order: (N,) neuron id at each position.
-        state: (N * W,) the tile.
+        column: (n_in,) the input column at each position.
+        shift: From a position to the row of its value.
+        first_row: First position.
+        end_row: One past the last.
+        state: The tile.
     """
     width = width_of(tag)
-    last = x.shape[0] - 1
-    for column in range(position.size):
-        place = position[column] * width
-        for lane in range(width):
-            sample = first + lane
-            sample = sample if sample <= last else first
-            state[place + lane] = x[sample, column]
-            if offset.shape[0] > 0:
-                state[place + lane] += offset[sample, neuron_order[position[column]]]
+    batch, flat = x.shape[0], x.reshape(x.size)
+    for start in range(first_row, end_row, 16):
+        stop = min(start + 16, end_row)
+        is_block = counts_up(column, start, stop)
+        for lane in range(0, width, 16):
+            place = (start + shift) * width + lane
+            if is_block and width >= 16 and first + lane + 16 <= batch:
+                begin = (first + lane) * column.size + column[start]
+                transpose_16(flat, begin, column.size, state, place, width)
+            else:
+                for i in range(min(16, width)):
+                    sample = first + lane + i
+                    sample = sample if sample < batch else first
+                    for row in range(start, stop):
+                        state[place + (row - start) * width + i] = x[sample, column[row]]
 
 
 @kernel
-def write_columns(tag, state, first, position, out):
-    """out[first + lane, column] = the tile's value at position[column], for the real samples."""
-    width = width_of(tag)
-    count = min(width, out.shape[0] - first)
-    for lane in range(count):
-        for column in range(position.size):
-            out[first + lane, column] = state[position[column] * width + lane]
+def write_rows(tag, state, first, column, shift, first_row, end_row, out):
+    """out[first + lane, column[position]] = row position + shift, for positions first_row ..."""
+    width, wide = width_of(tag), out.shape[1]
+    batch, flat = out.shape[0], out.reshape(out.size)
+    if batch == 0:
+        return
+    for start in range(first_row, end_row, 16):
+        stop = min(start + 16, end_row)
+        is_block = counts_up(column, start, stop)
+        for lane in range(0, width, 16):
+            place = (start + shift) * width + lane
+            if is_block and width >= 16 and first + lane + 16 <= batch:
+                begin = (first + lane) * wide + column[start]
+                transpose_16(state, place, width, flat, begin, wide)
+            else:
+                for i in range(min(16, width, batch - first - lane)):
+                    for row in range(start, stop):
+                        number = state[place + (row - start) * width + i]
+                        out[first + lane + i, column[row]] = number
 
 
 @kernel
-def add_columns(tag, numbers, first, position, state):
-    """Adds numbers[first + lane, column] to the tile at position[column]; positions may repeat."""
-    width = width_of(tag)
-    count = min(width, numbers.shape[0] - first)
-    for lane in range(count):
-        for column in range(position.size):
-            state[position[column] * width + lane] += numbers[first + lane, column]
+def write_columns(tag, state, first, row, out):
+    """out[first + lane, column] = the tile's number at row[column], for the real samples."""
+    width, wide = width_of(tag), row.size
+    batch, flat = out.shape[0], out.reshape(out.size)
+    if batch == 0:
+        return
+    for start in range(0, wide, 16):
+        stop = min(start + 16, wide)
+        is_block = counts_up(row, start, stop)
+        for lane in range(0, width, 16):
+            if is_block and width >= 16 and first + lane + 16 <= batch:
+                begin = (first + lane) * wide + start
+                transpose_16(state, row[start] * width + lane, width, flat, begin, wide)
+            else:
+                for i in range(min(16, width, batch - first - lane)):
+                    for column in range(start, stop):
+                        out[first + lane + i, column] = state[row[column] * width + lane + i]
 
 
 @kernel
-def run_forward(tag, run_ptr, code, parameter, row_ptr, source, weight, row_bias, offset, first,
-                neuron_order, pre, state):  # fmt: skip
-    """Computes a tile, run after run.
+def add_rows(tag, numbers, first, column, shift, first_row, end_row, state, scratch):
+    """Adds numbers[first + lane, column[position]] to row position + shift.
+
+    `scratch` has room for 256 numbers.
+    """
+    width, wide = width_of(tag), numbers.shape[1]
+    batch, flat = numbers.shape[0], numbers.reshape(numbers.size)
+    if batch == 0:
+        return
+    for start in range(first_row, end_row, 16):
+        stop = min(start + 16, end_row)
+        is_block = counts_up(column, start, stop)
+        for lane in range(0, width, 16):
+            place = (start + shift) * width + lane
+            if is_block and width >= 16 and first + lane + 16 <= batch:
+                begin = (first + lane) * wide + column[start]
+                transpose_16(flat, begin, wide, scratch, 0, 16)
+                for row in range(16):
+                    at = place + row * width
+                    sums = plus(load(_SIXTEEN, state, at), load(_SIXTEEN, scratch, row * 16))
+                    store(state, at, sums)
+            else:
+                for i in range(min(16, width, batch - first - lane)):
+                    for row in range(start, stop):
+                        number = numbers[first + lane + i, column[row]]
+                        state[place + (row - start) * width + i] += number
+
+
+@kernel
+def add_columns(tag, numbers, first, order, position, start, first_row, end_row, state, scratch):
+    """Adds numbers[first + lane, order[k]] to row position[k], k from `start` while below end_row.
+
+    `position` ascends. Returns the first k that is not below.
+    """
+    k = start
+    while k < position.size and position[k] < first_row:
+        k += 1
+    while k < position.size and position[k] < end_row:
+        stop = min(k + 16, position.size)
+        if counts_up(position, k, stop) and position[stop - 1] < end_row:
+            add_rows(tag, numbers, first, order, position[k] - k, k, stop, state, scratch)
+        else:
+            stop = k + 1
+            add_rows(tag, numbers, first, order, position[k] - k, k, stop, state, scratch)
+        k = stop
+    return k
+
+
+@kernel
+def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, value_shift,
+                  pre_shift, is_product, row_ptr, source, weight, row_bias, offset, neuron_order,
+                  states, out, values, pres, first_sample, tiles, first_run, end_run, first_row,
+                  end_row):  # fmt: skip
+    """Computes values.
 
     Args:
-        tag: The tile's width.
-        run_ptr: (R + 1,) offsets of the runs' positions: neurons of one level and activation.
+        tag: The tiles' width W.
+        x: (B, n_in) inputs.
+        input_column: (n_in,) the input column at each position of level 0.
+        output_row: (n_out,) row of each output's value.
+        run_ptr: (R + 1,) offsets of the runs' positions.
         code: (R,) activation codes.
         parameter: (R, 2) activation parameters.
+        value_shift: (R,) from a position to the row of its value.
+        pre_shift: (R,) from a position to the row of its preactivation.
+        is_product: (R,) whether the sums over edges are already at the preactivations' rows.
         row_ptr: (N + 1,) offsets of the positions' edges.
-        source: (E,) source positions.
-        weight: (E,) weights, in the plan's order.
+        source: (E,) the rows of the sources' values.
+        weight: (E,) weights.
         row_bias: (N,) bias of each position, 0 where it has none.
         offset: (B, N) added to the preactivations, in neuron order; (0, N) for none.
-        first: The tile's first sample.
         neuron_order: (N,) neuron id at each position.
-        pre: (N * W,) preactivations, written; may be `state`.
-        state: (N * W,) values, read and written.
+        states: (tiles or 1, rows * W) read and written. With one row, every tile uses it anew.
+        out: (B, n_out) outputs, written if end_run is R; or (0, n_out).
+        values: (B, N) values, in neuron order, written; or (0, N).
+        pres: (B, N) preactivations, likewise.
+        first_sample: First sample of the first tile.
+        tiles: Number of tiles.
+        first_run: First run; 0 reads the inputs.
+        end_run: One past the last run.
+        first_row: First position.
+        end_row: One past the last position.
     """
     width = width_of(tag)
-    count = min(width, offset.shape[0] - first)
-    for run in range(code.size):
-        top, end = run_ptr[run], run_ptr[run + 1]
-        for row in range(top, end):
-            sums = splat(tag, row_bias[row])
-            for edge in range(row_ptr[row], row_ptr[row + 1]):
-                sums = fma(splat(tag, weight[edge]), load(tag, state, source[edge] * width), sums)
-            store(pre, row * width, sums)
-            for lane in range(count):
-                pre[row * width + lane] += offset[first + lane, neuron_order[row]]
-        # Over a run at once: on single rows the price of the call would be most of it.
-        activate(
-            code[run], parameter[run, 0], parameter[run, 1], pre, state, top * width,
-            (end - top) * width,
-        )  # fmt: skip
+    chunk = max(1, _CHUNK // width)
+    scratch = np.empty(256, states.dtype)
+    for tile in range(tiles):
+        first = first_sample + tile * width
+        state = states[tile % states.shape[0]]
+        for run in range(first_run, end_run):
+            up, pre_up = value_shift[run], pre_shift[run]
+            stop = min(run_ptr[run + 1], end_row)
+            for top in range(max(run_ptr[run], first_row), stop, chunk):
+                end = min(top + chunk, stop)
+                if run == 0:
+                    read_inputs(tag, x, first, input_column, up, top, end, state)
+                    add_rows(tag, offset, first, neuron_order, up, top, end, state, scratch)
+                    write_rows(tag, state, first, neuron_order, up, top, end, pres)
+                    write_rows(tag, state, first, neuron_order, up, top, end, values)
+                    continue
+                for row in range(top, end):
+                    sums = splat(tag, row_bias[row])
+                    if is_product[run]:
+                        sums = plus(sums, load(tag, state, (row + pre_up) * width))
+                    else:
+                        for edge in range(row_ptr[row], row_ptr[row + 1]):
+                            value = load(tag, state, source[edge] * width)
+                            sums = fma(splat(tag, weight[edge]), value, sums)
+                    store(state, (row + pre_up) * width, sums)
+                add_rows(tag, offset, first, neuron_order, pre_up, top, end, state, scratch)
+                write_rows(tag, state, first, neuron_order, pre_up, top, end, pres)
+                activate(
+                    code[run], parameter[run, 0], parameter[run, 1], state, (top + pre_up) * width,
+                    (top + up) * width, (end - top) * width,
+                )  # fmt: skip
+                write_rows(tag, state, first, neuron_order, up, top, end, values)
+        if end_run == code.size:
+            write_columns(tag, state, first, output_row, out)
 
 
 @kernel
-def run_backward(
-    tag, run_ptr, code, parameter, out_ptr, target, weight, pre, state, added, gradient
-):
-    """Takes a tile's gradients back through all levels: the forward pass of the transpose.
+def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by_value, by_pre,
+                   neuron_order, input_column, run_ptr, code, parameter, pre_shift, is_product,
+                   is_seeded, row_ptr, source, out_ptr, target, out_weight, states, gradients,
+                   by_weight, by_row, by_input, by_offset, first_sample, tiles, first_run,
+                   end_run, first_row, end_row):  # fmt: skip
+    """Takes gradients back, run by run from the last: the forward pass of the transpose.
 
     Args:
-        tag: The tile's width.
-        run_ptr: As in `run_forward`; positions below run_ptr[0] are inputs.
-        code: As in `run_forward`.
-        parameter: As in `run_forward`.
-        out_ptr: (N + 1,) offsets of the positions' outgoing edges.
-        target: (E,) their target positions.
-        weight: (E,) their weights, in this order.
-        pre: (N * W,) preactivations.
-        state: (N * W,) values.
-        added: (N * W,) gradients by preactivation from outside, or empty.
-        gradient: (N * W,) gradients by value from outside; become those by preactivation.
-    """
-    width = width_of(tag)
-    for run in range(code.size - 1, -2, -1):
-        top = run_ptr[run] if run >= 0 else 0
-        end = run_ptr[run + 1]
-        for row in range(top, end):
-            sums = load(tag, gradient, row * width)
-            for edge in range(out_ptr[row], out_ptr[row + 1]):
-                at = target[edge] * width
-                sums = fma(splat(tag, weight[edge]), load(tag, gradient, at), sums)
-            store(gradient, row * width, sums)
-        if run >= 0:
-            multiply_by_slope(
-                code[run], parameter[run, 0], parameter[run, 1], pre, state, gradient, top * width,
-                (end - top) * width,
-            )  # fmt: skip
-        if added.size > 0:
-            for place in range(top * width, end * width):
-                gradient[place] += added[place]
-
-
-@kernel
-def edge_gradients(tag, num_inputs, row_ptr, source, state, gradient, by_weight, by_row):
-    """Adds a tile's gradients by weight and bias.
-
-    Args:
-        tag: The tile's width.
-        num_inputs: Positions below this one have no edges and no bias.
-        row_ptr: (N + 1,) offsets of the positions' incoming edges.
-        source: (E,) source positions.
-        state: (N * W,) values.
-        gradient: (N * W,) gradients by preactivation.
-        by_weight: (E,) added to, in the plan's order.
-        by_row: (N,) added to: the gradients by bias.
-    """
-    width = width_of(tag)
-    for row in range(num_inputs, row_ptr.size - 1):
-        arriving = load(tag, gradient, row * width)
-        by_row[row] += total(arriving)
-        for edge in range(row_ptr[row], row_ptr[row + 1]):
-            by_weight[edge] += total(times(arriving, load(tag, state, source[edge] * width)))
-
-
-@kernel
-def forward_tiles(tag, x, input_position, output_position, run_ptr, code, parameter, row_ptr,
-                  source, weight, row_bias, offset, neuron_order, pres, states, out, first_tile,
-                  end_tile):  # fmt: skip
-    """Runs tiles first_tile ... end_tile - 1 through all levels.
-
-    Args:
-        tag: The tile's width.
-        x: (B, n_in) inputs.
-        input_position: (n_in,) position of each input.
-        output_position: (n_out,) position of each output.
-        run_ptr: As in `run_forward`, like those that follow.
-        code: (R,).
-        parameter: (R, 2).
-        row_ptr: (N + 1,).
-        source: (E,).
-        weight: (E,).
-        row_bias: (N,).
-        offset: (B, N) or (0, N).
-        neuron_order: (N,).
-        pres: (tiles or 1, N * W) written; may be `states`.
-        states: (tiles or 1, N * W) written. With one row, every tile uses it anew.
-        out: (B, n_out) written.
-        first_tile: First tile.
-        end_tile: One past the last.
-    """
-    width = width_of(tag)
-    for tile in range(first_tile, end_tile):
-        first = tile * width
-        slot = (tile - first_tile) % states.shape[0]
-        pre, state = pres[slot], states[slot]
-        read_inputs(tag, x, first, input_position, offset, neuron_order, state)
-        run_forward(tag, run_ptr, code, parameter, row_ptr, source, weight, row_bias, offset, first,
-                    neuron_order, pre, state)  # fmt: skip
-        write_columns(tag, state, first, output_position, out)
-
-
-@kernel
-def backward_tiles(tag, by_output, output_position, by_value, by_pre, neuron_position,
-                   input_position, run_ptr, code, parameter, row_ptr, source, out_ptr, target,
-                   out_weight, pres, states, gradient, added, by_weight,
-                   by_row, by_input, by_offset, first_tile, end_tile):  # fmt: skip
-    """Takes the gradients of tiles first_tile ... end_tile - 1 back through all levels.
-
-    Args:
-        tag: The tile's width.
+        tag: The tiles' width W.
         by_output: (B, n_out) gradients by output, or (0, n_out).
-        output_position: (n_out,) position of each output.
+        output_order: (n_out,) output columns in the order of their positions.
+        output_position: (n_out,) those positions, ascending.
+        output_ptr: (R,) where each run's outputs begin among them.
         by_value: (B, N) gradients by value, in neuron order, or (0, N).
         by_pre: (B, N) gradients by preactivation, or (0, N).
-        neuron_position: (N,) position of each neuron id.
-        input_position: (n_in,) position of each input.
-        run_ptr: As in `run_backward`, like those that follow.
-        code: (R,).
-        parameter: (R, 2).
+        neuron_order: (N,) neuron id at each position.
+        input_column: (n_in,) the input column at each position of level 0.
+        run_ptr: As in `forward_tiles`.
+        code: As in `forward_tiles`.
+        parameter: As in `forward_tiles`.
+        pre_shift: As in `forward_tiles`; values are at their positions.
+        is_product: (R,) whether the gradients by the run's edges are somebody else's work.
+        is_seeded: (R,) whether `gradients` already holds something for the run's values.
         row_ptr: (N + 1,) offsets of the positions' incoming edges.
         source: (E,) their source positions.
         out_ptr: (N + 1,) offsets of the positions' outgoing edges.
         target: (E,) their target positions.
         out_weight: (E,) their weights.
-        pres: (tiles, N * W).
-        states: (tiles, N * W).
-        gradient: (N * W,) scratch.
-        added: (N * W,) scratch, or empty where `by_pre` is.
-        by_weight: (E,) added to.
-        by_row: (N,) added to.
+        states: (tiles, rows * W) from `forward_tiles`.
+        gradients: (tiles or 1, N * W) by preactivation, written.
+        by_weight: (E,) added to, or empty if not wanted.
+        by_row: (N,) gradients by bias, added to, or empty with `by_weight`.
         by_input: (B, n_in) written, or (0, n_in).
         by_offset: (B, N) written, or (0, N).
-        first_tile: First tile.
-        end_tile: One past the last.
+        first_sample: First sample of the first tile.
+        tiles: Number of tiles.
+        first_run: First run.
+        end_run: One past the last run.
+        first_row: First position.
+        end_row: One past the last position.
     """
     width = width_of(tag)
-    num_inputs = input_position.size
-    for tile in range(first_tile, end_tile):
-        first = tile * width
-        gradient[:] = 0
-        added[:] = 0
-        add_columns(tag, by_output, first, output_position, gradient)
-        add_columns(tag, by_value, first, neuron_position, gradient)
-        add_columns(tag, by_pre, first, neuron_position, added)
-        run_backward(tag, run_ptr, code, parameter, out_ptr, target, out_weight, pres[tile],
-                     states[tile], added, gradient)  # fmt: skip
-        if by_weight.size + by_row.size > 0:
-            edge_gradients(
-                tag, num_inputs, row_ptr, source, states[tile], gradient, by_weight, by_row
-            )
-        write_columns(tag, gradient, first, input_position, by_input)
-        write_columns(tag, gradient, first, neuron_position, by_offset)
+    chunk = max(1, _CHUNK // width)
+    scratch = np.empty(256, gradients.dtype)
+    zero = gradients.dtype.type(0)
+    for tile in range(tiles):
+        first = first_sample + tile * width
+        state, gradient = states[tile], gradients[tile % gradients.shape[0]]
+        for run in range(end_run - 1, first_run - 1, -1):
+            stop = min(run_ptr[run + 1], end_row)
+            place = output_ptr[run]
+            for top in range(max(run_ptr[run], first_row), stop, chunk):
+                end = min(top + chunk, stop)
+                for row in range(top, end):
+                    sums = splat(tag, zero)
+                    if is_seeded[run]:
+                        sums = load(tag, gradient, row * width)
+                    for edge in range(out_ptr[row], out_ptr[row + 1]):
+                        at = load(tag, gradient, target[edge] * width)
+                        sums = fma(splat(tag, out_weight[edge]), at, sums)
+                    store(gradient, row * width, sums)
+                place = add_columns(tag, by_output, first, output_order, output_position, place,
+                                    top, end, gradient, scratch)  # fmt: skip
+                add_rows(tag, by_value, first, neuron_order, 0, top, end, gradient, scratch)
+                if run > 0:
+                    multiply_by_slope(
+                        code[run], parameter[run, 0], parameter[run, 1], state,
+                        (top + pre_shift[run]) * width, top * width, gradient, top * width,
+                        (end - top) * width,
+                    )  # fmt: skip
+                add_rows(tag, by_pre, first, neuron_order, 0, top, end, gradient, scratch)
+                write_rows(tag, gradient, first, neuron_order, 0, top, end, by_offset)
+                if run == 0:
+                    write_rows(tag, gradient, first, input_column, 0, top, end, by_input)
+            # After the whole run: what its edges read should find the cache to itself.
+            if run > 0 and by_row.size > 0:
+                for row in range(max(run_ptr[run], first_row), stop):
+                    arriving = load(tag, gradient, row * width)
+                    by_row[row] += total(arriving)
+                    if not is_product[run]:
+                        add_products(tag, arriving, state, source, row_ptr[row], row_ptr[row + 1],
+                                     by_weight)  # fmt: skip

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
+from numba import njit
 from numba.core import cgutils, types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic, models, overload, register_model
 
 # Samples in a vector -> the tag that stands for it in a call.
 TAGS = {1: np.uint8(0), 16: np.uint16(0), 32: np.uint32(0), 64: np.uint64(0)}
@@ -112,6 +113,16 @@ def fma(_context, a, b, c):
 
 
 @intrinsic
+def plus(_context, a, b):
+    """A + b."""
+
+    def generate(_context, builder, _signature, args):
+        return builder.fadd(*args)
+
+    return a(a, b), generate
+
+
+@intrinsic
 def times(_context, a, b):
     """A * b."""
 
@@ -134,3 +145,141 @@ def total(_context, a):
         return builder.call(function, [zero, args[0]], fastmath=("reassoc",))
 
     return a.dtype(a), generate
+
+
+def _picked(builder, a, b, lanes):
+    """The vector of the given lanes of a and b, b's numbered after a's."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+    return builder.shuffle_vector(a, b, mask)
+
+
+@intrinsic
+def _folded(_context, a):
+    """The 16 sums of the lanes that are equal modulo 16."""
+
+    def generate(_context, builder, _signature, args):
+        vector = args[0]
+        while vector.type.count > 16:
+            half = vector.type.count // 2
+            low = _picked(builder, vector, vector, list(range(half)))
+            high = _picked(builder, vector, vector, list(range(half, 2 * half)))
+            vector = builder.fadd(low, high)
+        return vector
+
+    return Lanes(a.dtype, 16)(a), generate
+
+
+def _adder_of_neighbours(step):
+    """An intrinsic that adds groups of `step` lanes to their neighbours, in a and b at once.
+
+    Its result has a's sums in the even groups and b's in the odd ones.
+    """
+
+    @intrinsic
+    def add(_context, a, b):
+        def generate(_context, builder, _signature, args):
+            even, odd = [], []
+            for group in range(0, 16, 2 * step):
+                own = list(range(group, group + step))
+                even += own + [16 + lane for lane in own]
+                odd += [lane + step for lane in own] + [16 + lane + step for lane in own]
+            left = _picked(builder, args[0], args[1], even)
+            right = _picked(builder, args[0], args[1], odd)
+            return builder.fadd(left, right)
+
+        return a(a, b), generate
+
+    return add
+
+
+_add_8, _add_4, _add_2, _add_1 = (_adder_of_neighbours(step) for step in (8, 4, 2, 1))
+_SIXTEEN = TAGS[16]
+
+
+@njit(forceinline=True)
+def _two(tag, arriving, state, source, edge):
+    """The folded products of edges `edge` and `edge` + 8."""
+    width = width_of(tag)
+    low = _folded(times(arriving, load(tag, state, source[edge] * width)))
+    high = _folded(times(arriving, load(tag, state, source[edge + 8] * width)))
+    return _add_8(low, high)
+
+
+@njit(forceinline=True)
+def _four(tag, arriving, state, source, edge):
+    low = _two(tag, arriving, state, source, edge)
+    return _add_4(low, _two(tag, arriving, state, source, edge + 4))
+
+
+@njit(forceinline=True)
+def _eight(tag, arriving, state, source, edge):
+    low = _four(tag, arriving, state, source, edge)
+    return _add_2(low, _four(tag, arriving, state, source, edge + 2))
+
+
+def add_products(tag, arriving, state, source, start, stop, sums):
+    """sums[edge] += the sum over lanes of arriving * state at source[edge], for start ... stop - 1.
+
+    Sixteen edges at a time, the sixteen sums over lanes are one tree of vector additions.
+    """
+
+
+@overload(add_products, jit_options={"forceinline": True})
+def _add_products(tag, arriving, state, source, start, stop, sums):
+    def one_by_one(tag, arriving, state, source, start, stop, sums):
+        width = width_of(tag)
+        for edge in range(start, stop):
+            sums[edge] += total(times(arriving, load(tag, state, source[edge] * width)))
+
+    def by_sixteen(tag, arriving, state, source, start, stop, sums):
+        width = width_of(tag)
+        edge = start
+        while edge + 15 < stop:
+            products = _add_1(
+                _eight(tag, arriving, state, source, edge),
+                _eight(tag, arriving, state, source, edge + 1),
+            )
+            store(sums, edge, plus(load(_SIXTEEN, sums, edge), products))
+            edge += 16
+        while edge < stop:
+            sums[edge] += total(times(arriving, load(tag, state, source[edge] * width)))
+            edge += 1
+
+    return one_by_one if _WIDTHS[tag] < 16 else by_sixteen
+
+
+@intrinsic
+def transpose_16(_context, source, start, stride, out, out_start, out_stride):
+    """out[out_start + i * out_stride + j] = source[start + j * stride + i] for i, j in 0 ... 15."""
+
+    def generate(context, builder, signature, args):
+        kind, out_kind = signature.args[0], signature.args[3]
+        vector = context.get_value_type(Lanes(kind.dtype, 16))
+        align = kind.dtype.bitwidth // 8
+
+        def place(array_type, array, first, step, row):
+            index = builder.add(first, builder.mul(step, ir.Constant(step.type, row)))
+            return _address(context, builder, array_type, array, index, vector)
+
+        rows = [
+            builder.load(place(kind, args[0], args[1], args[2], row), align=align)
+            for row in range(16)
+        ]
+        # Swaps the off-diagonal quarters of squares of 2, 4, 8 and 16 rows.
+        for step in (1, 2, 4, 8):
+            own = [lane for lane in range(16) if not lane & step]
+            low, high = [0] * 16, [0] * 16
+            for lane in own:
+                low[lane], low[lane + step] = lane, 16 + lane
+                high[lane], high[lane + step] = lane + step, 16 + lane + step
+            for row in own:
+                a, b = rows[row], rows[row + step]
+                rows[row] = _picked(builder, a, b, low)
+                rows[row + step] = _picked(builder, a, b, high)
+        for row in range(16):
+            at = place(out_kind, args[3], args[4], args[5], row)
+            builder.store(rows[row], at, align=align)
+        return context.get_dummy_value()
+
+    signature = types.void(source, types.intp, types.intp, out, types.intp, types.intp)
+    return signature, generate

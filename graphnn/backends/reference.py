@@ -12,11 +12,11 @@ from graphnn.plan import ExecutionPlan
 
 def _sum_messages(level: Level, pool: Tensor, weight: Tensor) -> Tensor:
     if pool.device.type == "cpu":
-        messages = pool.index_select(0, level.columns) * weight[level.edges][:, None]
+        messages = pool.index_select(0, level.columns) * weight[:, None]
         return messages.new_zeros(level.size, pool.shape[1]).index_add(0, level.rows, messages)
     # index_add, and index_select's gradient, add with atomics on a GPU: not repeatable. Indexing
     # sorts instead.
-    messages = pool[level.columns] * weight[level.edges][:, None]
+    messages = pool[level.columns] * weight[:, None]
     zeros = messages.new_zeros(level.size, pool.shape[1])
     return zeros.index_put((level.rows,), messages, accumulate=True)
 

@@ -38,7 +38,7 @@ def _aggregate(level: Level, pool: Tensor, weight: Tensor) -> Tensor:
     total = pool.new_zeros(level.size, pool.shape[1])
     if level.columns.numel() == 0:
         return total
-    own = weight[level.edges][:, None]
+    own = weight[:, None]
     for chunk in _sample_chunks(level.columns.numel(), pool.shape[1]):
         messages = pool[:, chunk].index_select(0, level.columns).mul_(own)
         total[:, chunk] = _segment_sum(messages, level.row_ptr)

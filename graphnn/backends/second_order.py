@@ -11,6 +11,14 @@ from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from graphnn.errors import BackendError
 
 
+def no_second_derivative(name: str) -> BackendError:
+    """What to raise where the derivative of a backend's gradient is asked for."""
+    return BackendError(
+        f"backend {name!r} has first derivatives only, but a second one was asked for. Set "
+        "net.backend = 'reference', which has every order."
+    )
+
+
 class _Refuse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, name: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -19,13 +27,10 @@ class _Refuse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Any:
-        raise BackendError(
-            f"backend {ctx.name!r} has first derivatives only, but a second one was asked for. Set "
-            "net.backend = 'reference', which has every order."
-        )
+        raise no_second_derivative(ctx.name)
 
 
-def refuse_batched_gradients(name: str, gradients: tuple[Tensor, ...]) -> None:
+def refuse_batched_gradients(name: str, gradients: tuple[Tensor | None, ...]) -> None:
     """Raises if a backward pass is asked for many gradients at once, as a vmap over it does.
 
     Args:
@@ -35,12 +40,26 @@ def refuse_batched_gradients(name: str, gradients: tuple[Tensor, ...]) -> None:
     Raises:
         BackendError: One of them is batched.
     """
-    if any(is_batchedtensor(g) or is_legacy_batchedtensor(g) for g in gradients):
-        raise BackendError(
-            f"backend {name!r} takes one gradient at a time back, but several came at once, as "
-            "from is_grads_batched=True or vectorize=True. Leave that out, or set net.backend = "
-            "'reference', which takes them."
-        )
+    if any(g is not None and is_batchedtensor(g) for g in gradients):
+        raise _batched(name)
+    refuse_grads_batched(name, gradients)
+
+
+def refuse_grads_batched(name: str, gradients: tuple[Tensor | None, ...]) -> None:
+    """As `refuse_batched_gradients`, for a backend with a rule for torch.vmap.
+
+    torch.autograd's own is_grads_batched is older than that, and no rule can be given for it.
+    """
+    if any(g is not None and is_legacy_batchedtensor(g) for g in gradients):
+        raise _batched(name)
+
+
+def _batched(name: str) -> BackendError:
+    return BackendError(
+        f"backend {name!r} takes one gradient at a time back, but several came at once, as "
+        "from is_grads_batched=True or vectorize=True. Leave that out, or set net.backend = "
+        "'reference', which takes them."
+    )
 
 
 def refuse_second_derivative(

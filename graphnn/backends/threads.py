@@ -6,6 +6,11 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
+
+# Numbers from which on copying them is shared between threads.
+_LARGE = 200_000
+
 
 class _Pool:
     """Made when first needed, and anew after a fork, which no thread survives."""
@@ -19,28 +24,45 @@ class _Pool:
     def _forget(self) -> None:
         self._pool, self._size = None, 0
 
-    def share(self, work: Callable[[int, int, int], None], tiles: int, threads: int) -> None:
-        """Calls work(thread, first tile, end tile) for equal runs of tiles, and waits."""
-        if tiles == 0:
-            return
-        cuts = [tiles * i // threads for i in range(threads + 1)]
-        if threads == 1:
-            work(0, 0, tiles)
-            return
-        if self._pool is None or self._size < threads:
-            self._pool, self._size = ThreadPoolExecutor(threads, "graphnn"), threads
-        list(self._pool.map(work, range(threads), cuts[:-1], cuts[1:]))
+    def share(self, work: Callable[[int], None], threads: int) -> None:
+        """Calls work(0) ... work(threads - 1) at the same time, and waits."""
+        if threads > 1 and (self._pool is None or self._size < threads - 1):
+            self._pool, self._size = ThreadPoolExecutor(threads - 1, "graphnn"), threads - 1
+        pool = self._pool
+        others = [pool.submit(work, thread) for thread in range(1, threads)] if pool else []
+        try:
+            work(0)
+        finally:
+            # Also where the caller's own part fails, the arrays must outlive the others'.
+            failures = [other.exception() for other in others]
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
 
 _POOL = _Pool()
 
 
-def share(work: Callable[[int, int, int], None], tiles: int, threads: int) -> None:
-    """Calls work(thread, first tile, end tile) for equal runs of tiles, and waits.
+def share(work: Callable[[int], None], threads: int) -> None:
+    """Calls work(0) ... work(threads - 1) at the same time, and waits.
 
     Args:
-        work: Called once a thread; an exception of its own is raised here.
-        tiles: How many there are; may be 0.
-        threads: How many to use, at most one a tile. One means the caller's own.
+        work: An exception of its own is raised here.
+        threads: How many to use, the caller's among them; at least 1.
     """
-    _POOL.share(work, tiles, threads)
+    _POOL.share(work, threads)
+
+
+def over(count: int, work: Callable[[int, int], None]) -> None:
+    """Calls work(first, end) for parts of a range, and waits.
+
+    For copies of numbers: torch's own threads would go on waiting for work, on the cores that ours
+    are about to need.
+
+    Args:
+        count: The range's length. A short one is one part, run by the caller's thread.
+        work: An exception of its own is raised here.
+    """
+    parts = torch.get_num_threads() if count >= _LARGE else 1
+    cuts = [count * i // parts for i in range(parts + 1)]
+    _POOL.share(lambda part: work(cuts[part], cuts[part + 1]), parts)

@@ -1,5 +1,6 @@
 """Every backend against the oracle: every case, dtype, device and batch size, with gradients."""
 
+import os
 from functools import cache
 
 import pytest
@@ -12,6 +13,9 @@ import graphnn
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 BATCHES = [0, 1, 3, 17, 64, 1000]
+# Triton's interpreter takes about 10 ms for a level and 64 samples.
+INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"
+INTERPRETED_LEVELS, INTERPRETED_FAN_IN, INTERPRETED_BATCHES = 12, 50, (0, 3)
 
 
 def draw(graph, batch, seed=0):
@@ -79,6 +83,33 @@ def close(actual, wanted, dtype, what):
     assert error <= TOLERANCE[dtype] * wanted.abs().max().clamp(min=1e-30), f"{what}: {error}"
 
 
+@pytest.fixture(scope="session")
+def runs_here(without_gpu):
+    """Skips a backend that is not for the device, and what would take Triton's interpreter long."""
+
+    def check(backend, graph, batch, device):
+        if backend == "fused_cpu" and device == "cuda":
+            pytest.skip("runs on the CPU")
+        if backend != "fused_gpu" or device == "cuda":
+            return
+        if torch.cuda.is_available():
+            pytest.skip("runs on the GPU")
+        if not INTERPRETS:
+            without_gpu("there is no GPU, and Triton's interpreter is off (TRITON_INTERPRET=1)")
+        fan_in = int(graph.fan_in.max())
+        if graph.num_levels > INTERPRETED_LEVELS or fan_in > INTERPRETED_FAN_IN:
+            pytest.skip("takes Triton's interpreter long")
+        if batch not in INTERPRETED_BATCHES:
+            pytest.skip("this batch takes Triton's interpreter long")
+
+    return check
+
+
+def home(backend):
+    """The device that a backend is made for."""
+    return DEVICES[-1] if backend == "fused_gpu" else "cpu"
+
+
 def joined(outputs):
     return outputs if isinstance(outputs, torch.Tensor) else torch.cat(tuple(outputs), -1)
 
@@ -122,8 +153,9 @@ def check(graph, numbers, wanted, backend, dtype, device):
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("backend", graphnn.backends())
-def test_agrees_with_the_oracle(backend, name, batch, dtype, device):
+def test_agrees_with_the_oracle(runs_here, backend, name, batch, dtype, device):
     graph = case(name)
+    runs_here(backend, graph, batch, device)
     check(graph, draw(graph, batch), expected(name, batch), backend, dtype, device)
 
 
@@ -153,21 +185,24 @@ def graphs(draw):
 @pytest.mark.parametrize("backend", graphnn.backends())
 @settings(max_examples=40, deadline=None)
 @given(graph=graphs(), batch=st.integers(0, 5), seed=st.integers(0, 2**20))
-def test_agrees_on_drawn_graphs(backend, graph, batch, seed):
+def test_agrees_on_drawn_graphs(runs_here, backend, graph, batch, seed):
+    device = home(backend)
+    runs_here(backend, graph, None, device)
     numbers = draw(graph, batch, seed)
-    check(graph, numbers, solve(graph, numbers), backend, torch.float64, "cpu")
+    check(graph, numbers, solve(graph, numbers), backend, torch.float64, device)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("backend", graphnn.backends())
-def test_repeats_bit_for_bit(backend, name):
-    graph = case(name)
+def test_repeats_bit_for_bit(runs_here, backend, name):
+    graph, device = case(name), home(backend)
+    runs_here(backend, graph, 33, device)
     numbers = draw(graph, 33)
 
     def once():
-        net, x, groups = network(graph, numbers, backend, torch.float32, "cpu")
+        net, x, groups = network(graph, numbers, backend, torch.float32, device)
         outputs = joined(net(*groups))
-        loss = (outputs * numbers["by_output"].float()).sum()
+        loss = (outputs * numbers["by_output"].to(device, torch.float32)).sum()
         leaves = (net.weight, net.bias, x)
         return outputs, *gradients(loss, leaves)
 
@@ -177,10 +212,11 @@ def test_repeats_bit_for_bit(backend, name):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("backend", graphnn.backends())
-def test_a_sample_does_not_depend_on_its_batch(backend, name):
-    graph = case(name)
+def test_a_sample_does_not_depend_on_its_batch(runs_here, backend, name):
+    graph, device = case(name), home(backend)
+    runs_here(backend, graph, 64, device)
     numbers = draw(graph, 64)
-    net, _, groups = network(graph, numbers, backend, torch.float32, "cpu")
+    net, _, groups = network(graph, numbers, backend, torch.float32, device)
     report = net.backend_report(*groups)
     if any(how == "matrix product" for _, _, _, how in report.levels):
         pytest.skip(f"{name}: has a level that runs as a matrix product")

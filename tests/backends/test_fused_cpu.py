@@ -1,5 +1,6 @@
 """What the compiled CPU backend promises beyond the conformance table."""
 
+import math
 import os
 import signal
 import subprocess
@@ -48,17 +49,55 @@ def test_auto_takes_it_for_sparse_networks(rng):
     assert net.backend_report(torch.zeros(2, 80)).backend == "fused_cpu"
 
 
-def test_auto_leaves_mostly_dense_networks_to_matrix_products(rng):
-    source = torch.arange(100).repeat(100)
-    target = torch.arange(100).repeat_interleave(100) + 100
-    edges = torch.stack([source, target])
-    one_to_one = torch.stack([torch.arange(100, 200), torch.arange(200, 300)])
-    net = graphnn.Network(graphnn.NeuronGraph(torch.cat([edges, one_to_one], 1)), generator=rng)
-    report = net.backend_report(torch.zeros(1, 100))
-    assert report.backend == "scatter"
-    assert "99% of the edges are in large blocks" in report.reasons["fused_cpu"][0]
+def mixed_network(rng, share, **options):
+    """Four levels of 150: one to one, `share` of the edges with a few skips, and one to one."""
+    first = torch.stack([torch.arange(150), torch.arange(150, 300)])
+    wired = (torch.rand(150, 150, generator=rng) < share).nonzero().t().flip(0)
+    middle = wired + torch.tensor([[150], [300]])
+    last = torch.stack([torch.arange(300, 450), torch.arange(450, 600)])
+    skips = torch.stack([torch.arange(0, 150, 30), torch.arange(300, 450, 30)])
+    edges = torch.cat([first, middle, last, skips], 1)
+    shuffled = edges[:, torch.randperm(edges.shape[1], generator=rng)]
+    graph = graphnn.NeuronGraph(shuffled, activation="tanh")
+    return graphnn.Network(graph, generator=rng, **options)
+
+
+@pytest.mark.parametrize(("share", "how"), [(0.2, "message passing"), (0.9, "matrix product")])
+def test_auto_runs_dense_levels_as_products(rng, share, how):
+    net = mixed_network(rng, share)
+    report = net.backend_report(torch.zeros(1, 150))
+    assert report.backend == "fused_cpu"
+    assert [level[-1] for level in report.levels] == ["message passing", how, "message passing"]
+
+
+@pytest.mark.parametrize("batch", [0, 1, 17, 200])
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_a_level_as_a_product_agrees_with_the_reference(rng, threads, batch, num_threads):
+    threads(num_threads)
+    net = mixed_network(rng, 0.9, dtype=torch.float64)
+    x = torch.randn(batch, 150, generator=rng, dtype=torch.float64)
     net.backend = "fused_cpu"
-    assert net.backend_report(torch.zeros(1, 100)).backend == "fused_cpu"
+    own = gradients(net, x)
+    net.backend = "reference"
+    for a, b in zip(own, gradients(net, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_an_infinite_value_does_not_reach_neurons_that_do_not_read_it(rng):
+    net = mixed_network(rng, 0.9, backend="fused_cpu")
+    x = torch.zeros(3, 150)
+    x[1, 0] = math.inf
+    first_reader = int((net.graph.edge_index[0] == 0).nonzero()[0])
+    with torch.no_grad():
+        net.weight[first_reader] = 1.0
+    graph = graphnn.NeuronGraph(net.graph.edge_index, activation="identity")
+    same = graphnn.Network(graph, net.weight, net.bias, backend="fused_cpu")
+    outputs = same(x)
+    outputs.nan_to_num(0, 0, 0).sum().backward()
+    expected = graphnn.Network(graph, net.weight, net.bias, backend="reference")
+    torch.testing.assert_close(outputs, expected(x), equal_nan=True)
+    assert outputs.isfinite().any(0).any()
+    assert not outputs[1].isfinite().all()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 15, 16, 17, 32, 33, 63, 64, 65, 200])

@@ -1,0 +1,295 @@
+"""What `fused_cpu` derives from a plan once: runs, rows, matrix products, the transpose."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphnn.plan import ExecutionPlan
+
+# Elements from which on a level's matrix is worth the price of a matrix product's call.
+_LARGE_MATRIX = 16384
+# Share of a level's (neurons, distinct sources) matrix that must be edges, if not all are, for the
+# matrix product over zeros to be faster than the edges alone.
+_CROSSOVER = 0.42
+# Numbers of a state that are kept apart in inference rather than overwritten when no longer read.
+_SMALL_STATE = 1 << 13
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A level that runs as a matrix product.
+
+    Args:
+        level: Its number.
+        first_run: Its first run.
+        end_run: One past its last.
+        first: Its first position.
+        end: One past its last.
+        pool: Positions of its distinct sources, ascending; a slice where they are consecutive.
+        num_sources: How many these are.
+        edges: Ids of its edges in the plan's order; a slice where they are consecutive.
+        cells: (E_l,) place of each edge in the (neurons, sources) matrix; None for a complete block
+            with its edges in that order.
+    """
+
+    level: int
+    first_run: int
+    end_run: int
+    first: int
+    end: int
+    pool: slice | Tensor
+    num_sources: int
+    edges: slice | Tensor
+    cells: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Where a tile keeps its numbers.
+
+    Args:
+        count: Rows of a tile.
+        value_shift: (R,) from a position to the row of its value.
+        pre_shift: (R,) from a position to the row of its preactivation.
+        source: (E',) rows of the values that the edges read.
+        output: (n_out,) rows of the outputs.
+    """
+
+    count: int
+    value_shift: np.ndarray
+    pre_shift: np.ndarray
+    source: np.ndarray
+    output: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Transpose:
+    """The edges that the kernels walk, by source.
+
+    Args:
+        out_ptr: (N + 1,) offsets of the positions' outgoing edges.
+        target: (E',) their target positions.
+        edge: (E',) their ids.
+    """
+
+    out_ptr: np.ndarray
+    target: np.ndarray
+    edge: Tensor
+
+
+# What runs at a time: a range of runs (first, end), or a matrix product.
+Step = tuple[int, int] | Product
+
+
+class Schedule:
+    """A plan as the kernels read it; E' counts the edges that are not in a `Product`.
+
+    Args:
+        plan: The plan, on the CPU.
+    """
+
+    def __init__(self, plan: ExecutionPlan) -> None:
+        self.num_neurons, self.num_edges = plan.num_neurons, plan.num_edges
+        self.num_levels = plan.num_levels
+        self.level_ptr = plan.level_ptr.numpy()
+        self.neuron_order = plan.neuron_order.numpy()
+        slot = plan.bias_slot.numpy()
+        biased = np.flatnonzero(slot >= 0)
+        # The position of every bias.
+        self.bias_position = np.empty_like(biased)
+        self.bias_position[slot[biased]] = biased
+        self._cut_runs(plan)
+        inputs, outputs = plan.input_position.numpy(), plan.output_position.numpy()
+        self.input_column = np.empty_like(inputs)
+        self.input_column[inputs] = np.arange(inputs.size)
+        self.output_position = outputs
+        self.output_order = np.argsort(outputs, kind="stable")
+        self.outputs_in_order = outputs[self.output_order]
+        self.output_ptr = np.searchsorted(self.outputs_in_order, self.run_ptr[:-1])
+        self._choose_products(plan)
+        self._steps: dict[float, list[Step]] = {}
+        # What need not be compiled any more, by the caller's own keys.
+        self.compiled: set[Hashable] = set()
+
+    def _cut_runs(self, plan: ExecutionPlan) -> None:
+        code = plan.activation_code.numpy()
+        # Every level begins a run, and so does every other activation.
+        starts = np.union1d(np.flatnonzero(np.diff(code, prepend=-1)), self.level_ptr[1:-1])
+        starts = starts[(starts == 0) | (starts >= self.level_ptr[1])]
+        if self.level_ptr[1] == 0:
+            starts = np.append(0, starts)
+        self.run_ptr = np.append(starts, plan.num_neurons)
+        # Without inputs, run 0 is empty.
+        first = np.minimum(starts, max(0, plan.num_neurons - 1))
+        self.activations = [plan.activation_table[c] for c in code[first]]
+        self.run_of_level = np.searchsorted(self.run_ptr[:-1], self.level_ptr[:-1])
+        self.run_of_level[0] = 0
+        if self.level_ptr[1] == 0 and self.num_levels > 1:
+            self.run_of_level[1] = 1
+        self.run_of_level = np.append(self.run_of_level, starts.size)
+
+    @property
+    def num_runs(self) -> int:
+        """R, run 0 counted."""
+        return self.run_ptr.size - 1
+
+    def _choose_products(self, plan: ExecutionPlan) -> None:
+        from graphnn import topology
+
+        row_ptr, source = plan.row_ptr.numpy(), plan.edge_source.numpy()
+        num_sources = topology.pool_sizes(self.level_ptr, row_ptr, source)
+        neurons = np.diff(self.level_ptr)
+        edges = np.diff(row_ptr[self.level_ptr])
+        area = neurons * num_sources
+        share = edges / np.maximum(area, 1)
+        chosen = (area >= _LARGE_MATRIX) & ((share >= _CROSSOVER) | (share == 1))
+        self.products = tuple(self._product(plan, int(level)) for level in np.flatnonzero(chosen))
+        self.is_product = np.zeros(self.num_runs, np.bool_)
+        # Runs whose gradients a product adds to before the kernels do.
+        self.is_seeded = np.zeros(self.num_runs, np.bool_)
+        order = plan.edge_order
+        in_order = plan.num_edges == 0 or bool((order.diff() == 1).all() and order[0] == 0)
+        # (E',) ids of the edges that the kernels walk; None where these are all, in order.
+        self.edge_ids = None if in_order else order
+        self.source, self.row_ptr = source, row_ptr
+        if self.products:
+            walked = np.repeat(~chosen, edges)
+            self.source, self.edge_ids = source[walked], order[torch.from_numpy(walked)]
+            fan_in = np.diff(row_ptr) * np.repeat(~chosen, neurons)
+            self.row_ptr = np.append(0, np.cumsum(fan_in))
+        for product in self.products:
+            self.is_product[product.first_run : product.end_run] = True
+            positions = np.arange(self.num_neurons)[product.pool]
+            self.is_seeded[np.searchsorted(self.run_ptr, positions, side="right") - 1] = True
+        self.level_edges, self.level_sources = np.where(chosen, 0, edges), num_sources
+
+    def _product(self, plan: ExecutionPlan, level: int) -> Product:
+        first, end = int(self.level_ptr[level]), int(self.level_ptr[level + 1])
+        row_ptr = plan.row_ptr.numpy()[first : end + 1]
+        span = slice(int(row_ptr[0]), int(row_ptr[-1]))
+        source, ids = plan.edge_source.numpy()[span], plan.edge_order[span]
+        pool = np.unique(source)
+        consecutive = int(pool[-1]) - int(pool[0]) == pool.size - 1
+        columns = source - pool[0] if consecutive else np.searchsorted(pool, source)
+        rows = np.repeat(np.arange(end - first), np.diff(row_ptr))
+        cells = rows * pool.size + columns
+        if (end - first) * pool.size < 1 << 31:
+            cells = cells.astype(np.int32)
+        is_block = cells.size == (end - first) * pool.size and bool((np.diff(cells) == 1).all())
+        of_view = bool((ids.diff() == 1).all())
+        return Product(
+            level=level,
+            first_run=int(self.run_of_level[level]),
+            end_run=int(self.run_of_level[level + 1]),
+            first=first,
+            end=end,
+            pool=slice(int(pool[0]), int(pool[-1]) + 1) if consecutive else torch.from_numpy(pool),
+            num_sources=pool.size,
+            edges=slice(int(ids[0]), int(ids[0]) + ids.numel()) if of_view else ids,
+            cells=None if is_block else torch.from_numpy(cells),
+        )
+
+    @cached_property
+    def product_levels(self) -> frozenset[int]:
+        """The levels that run as matrix products."""
+        return frozenset(product.level for product in self.products)
+
+    @cached_property
+    def largest_level(self) -> int:
+        """Edges of the level that has most."""
+        return int(self.level_edges.max(initial=0))
+
+    def is_one_level(self, first_run: int, end_run: int) -> bool:
+        """Whether some runs are of one level: their neurons may be computed in any order."""
+        levels = np.searchsorted(self.run_of_level, [first_run, end_run - 1], side="right")
+        return bool(levels[0] == levels[1])
+
+    def steps(self, heavy: float) -> list[Step]:
+        """Everything in order: products, levels of at least `heavy` edges, and what is between."""
+        if heavy not in self._steps:
+            alone: dict[int, Step] = {p.first_run: p for p in self.products}
+            for level in np.flatnonzero(self.level_edges >= heavy).tolist():
+                first, end = self.run_of_level[level : level + 2].tolist()
+                alone[first] = (first, end)
+            # A product's runs still need their biases and activations, from the kernels.
+            steps, run = [], 0
+            for first in [*sorted(alone), self.num_runs]:
+                if run < first:
+                    steps.append((run, first))
+                step = alone.get(first)
+                run = first
+                if step is not None:
+                    steps.append(step)
+                    run = first if isinstance(step, Product) else step[1]
+            self._steps[heavy] = steps
+        return self._steps[heavy]
+
+    @cached_property
+    def transpose(self) -> Transpose:
+        """The edges by source."""
+        from graphnn import topology
+
+        out_ptr = topology.row_pointers(self.source, self.num_neurons)
+        target, edge = np.empty_like(self.source), np.empty_like(self.source)
+        topology.transpose_rows(self.row_ptr, self.source, out_ptr, target, edge)
+        places = torch.from_numpy(edge)
+        ids = places if self.edge_ids is None else self.edge_ids.index_select(0, places)
+        return Transpose(out_ptr, target, ids)
+
+    @cached_property
+    def training_rows(self) -> Rows:
+        """Every value in a row of its own, and the preactivations that its slope needs."""
+        from graphnn.backends.elementwise import slope_needs_preactivation
+
+        shift, count = np.zeros(self.num_runs, np.int64), self.num_neurons
+        for run, activation in enumerate(self.activations):
+            needed = slope_needs_preactivation(activation.function, activation.parameters)
+            if run > 0 and needed:
+                shift[run] = count - self.run_ptr[run]
+                count += int(self.run_ptr[run + 1] - self.run_ptr[run])
+        return Rows(count, np.zeros_like(shift), shift, self.source, self.output_position)
+
+    @cached_property
+    def inference_rows(self) -> Rows:
+        """Values overwrite those that no later run reads, so that a tile stays in the cache."""
+        from graphnn import topology
+
+        if self.num_neurons <= _SMALL_STATE or self.products:
+            same = np.zeros(self.num_runs, np.int64)
+            return Rows(self.num_neurons, same, same, self.source, self.output_position)
+        run_of = np.repeat(np.arange(self.num_runs), np.diff(self.run_ptr))
+        last_reader = np.arange(self.num_runs)
+        reader = np.repeat(run_of, np.diff(self.row_ptr))
+        # Readers ascend, and of several numbers for one place the last one stays.
+        last_reader[run_of[self.source]] = reader
+        last_reader[run_of[self.output_position]] = self.num_runs
+        start, count = topology.reuse_rows(np.diff(self.run_ptr), last_reader)
+        shift = start - self.run_ptr[:-1]
+        source = (self.source + shift[run_of[self.source]]).astype(self.source.dtype)
+        outputs = self.output_position + shift[run_of[self.output_position]]
+        return Rows(count, shift, shift, source, outputs)
+
+    def run_tables(self, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The runs' activation codes (R,) and parameters (R, 2)."""
+        from graphnn.backends.elementwise import CODES
+
+        parameters = np.zeros((self.num_runs, 2), dtype)
+        for run, activation in enumerate(self.activations):
+            parameters[run, : len(activation.parameters)] = activation.parameters
+        codes = [CODES[activation.function] for activation in self.activations]
+        return np.array(codes, np.int64), parameters
+
+
+def schedule_of(plan: ExecutionPlan) -> Schedule:
+    """The plan's schedule, made at first use."""
+    own = plan.derived.get("fused_cpu")
+    if own is None:
+        own = plan.derived.setdefault("fused_cpu", Schedule(plan))
+    return own
