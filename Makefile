@@ -29,8 +29,8 @@ types: $(VENV)/.dev
 	$(BIN)/pyright
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/backends -k fused_gpu
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/backends -k fused_gpu
 
 scatter: $(VENV)/.scatter
 	$(BIN)/python -c 'from torch_geometric import typing; assert typing.WITH_TORCH_SCATTER'

@@ -255,11 +255,11 @@ class Network(nn.Module):
         """The inputs as one (B, n_in) tensor, and their leading shape."""
         groups = self._graph.inputs
         given = _by_group(inputs, named, tuple(groups))
-        weight = self.weight
-        if self.bias.dtype != weight.dtype or self.bias.device != weight.device:
+        weight, bias = self.weight, self.bias
+        if bias.dtype != weight.dtype or bias.device != weight.device:
             raise GraphError(
                 f"weight and bias must have one dtype and device (got {weight.dtype} on "
-                f"{weight.device} and {self.bias.dtype} on {self.bias.device})."
+                f"{weight.device} and {bias.dtype} on {bias.device})."
             )
         autocast = _is_autocast(weight.device)
         leading: tuple[int, ...] | None = None
@@ -275,7 +275,7 @@ class Network(nn.Module):
             ready.append(x.to(weight.dtype) if autocast else x)
         joined = ready[0] if len(ready) == 1 else torch.cat(ready, dim=-1)
         assert leading is not None
-        flat = joined.reshape(math.prod(leading), joined.shape[-1])
+        flat = joined if len(leading) == 1 else joined.reshape(math.prod(leading), joined.shape[-1])
         if self._plan.device != weight.device:
             self._plan = build_plan(self._graph, weight.device)
         return flat, leading

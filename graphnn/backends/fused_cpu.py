@@ -96,9 +96,8 @@ class FusedCpu:
             differentiated or (offset is not None and offset.requires_grad)
         ):
             return _Run.apply(plan, keep, weight, bias, inputs, offset)
-        with torch.no_grad():
-            call = Pass(plan, weight, bias, inputs, torch.get_num_threads())
-            first, second, _ = call.forward(offset, keep, keeps_state=False)
+        call = Pass(plan, weight, bias, inputs, torch.get_num_threads())
+        first, second, _ = call.forward(offset, keep, keeps_state=False)
         return first if keep == "outputs" else (first, second)
 
 

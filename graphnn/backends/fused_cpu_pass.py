@@ -119,7 +119,7 @@ def _cut(widest: int, batch: int, work: int, largest_level: int, most_threads: i
 
 def _contiguous(tensor: Tensor) -> np.ndarray:
     # The imaginary part of a conjugate is stored with the opposite sign.
-    return tensor.resolve_neg().contiguous().numpy()
+    return tensor.detach().resolve_neg().contiguous().numpy()
 
 
 class Pass:
@@ -147,7 +147,8 @@ class Pass:
         self.cut = _cut(
             widest, self.batch, own.num_edges + own.num_neurons, own.largest_level, most_threads
         )
-        self.weight, self.bias, self.inputs = weight.resolve_neg().contiguous(), bias, inputs
+        self.weight = weight.detach().resolve_neg().contiguous()
+        self.bias, self.inputs = bias, inputs
         self.none = np.empty((0, own.num_neurons), self.numpy_dtype)
 
     def forward(

@@ -12,7 +12,7 @@ from graphnn.backends.scatter import Scatter
 from graphnn.errors import BackendError
 
 # "auto" takes the first that can run the call and is not discouraged from it.
-_BACKENDS: tuple[Backend, ...] = (FusedGpu(), FusedCpu(), Scatter(), Reference())
+_BACKENDS: tuple[Backend, ...] = (FusedCpu(), FusedGpu(), Scatter(), Reference())
 
 
 def backends() -> tuple[str, ...]:
@@ -20,7 +20,7 @@ def backends() -> tuple[str, ...]:
 
     Example:
         >>> graphnn.backends()
-        ('fused_gpu', 'fused_cpu', 'scatter', 'reference')
+        ('fused_cpu', 'fused_gpu', 'scatter', 'reference')
     """
     return tuple(backend.name for backend in _BACKENDS)
 

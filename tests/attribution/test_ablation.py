@@ -220,6 +220,8 @@ def test_random_networks(seed):
         (([9, 10], [1.0]), r"each of the 2 neurons \(got shape \(1,\)\)"),
         (([9], "zero"), "value must be a number"),
         (([9], None), "value must be a number"),
+        (([9], True), "value must hold real numbers"),
+        (([9], 1j), "value must hold real numbers"),
         (([9, 0], 0.0, True), "neither inputs nor outputs, which stay, but neuron 0 is an input"),
         (([9, 27], 0.0, True), "neuron 27 is an output"),
         (([9, 10], [0.0, 2.0], True), r"value must be 0 with remove=True.*2 for neuron 10"),

@@ -115,10 +115,21 @@ def test_the_table_and_the_picture():
         ({"neurons": [3, 3]}, "neurons must be distinct"),
         ({"draws": 0}, "draws must be an integer of at least 1"),
         ({"evaluate": lambda net: torch.ones(2)}, "evaluate must return a number"),
-        ({"value": "mean"}, "value must be a number"),
+        ({"evaluate": None}, "evaluate must be a function"),
+        ({"value": "mean"}, r"value must be one number, or a Trace \(got str\)"),
+        ({"value": [1.0, 2.0]}, r"value must be one number, or a Trace \(got list\)"),
+        ({"steps": None}, r"or how many of them \(got None\)"),
+        ({"steps": [0.5]}, r"ascending numbers.*\(got \[0.5\]\)"),
+        ({"neurons": []}, "at least one neuron that may be ablated"),
     ],
 )
 def test_what_cannot_be(arguments, match, net):
     given: dict[str, Any] = {"scores": torch.zeros(8), "evaluate": output, "steps": 2}
     with pytest.raises(GraphError, match=match):
         ablation_curve(net, **{**given, **arguments})
+
+
+def test_a_metric_may_have_a_gradient(net):
+    # torch warns where such a tensor is made a number, and warnings are errors here.
+    curve = ablation_curve(net, torch.arange(8.0), lambda net: net.weight.sum(), [0])
+    assert curve.top.tolist() == pytest.approx([net.weight.sum().item()])

@@ -298,6 +298,7 @@ WRONG = {
     "all outputs": Case(X, lambda o: o, r"shape \(3,\) \(got \(3, 5\)\)"),
     "no tensor": Case(X, lambda o: 1.0, r"shape \(3,\) \(got float\)"),
     "a constant": Case(X, lambda o: torch.ones(3), "does not depend on them"),
+    "something else": Case(X, lambda o: torch.ones(3, requires_grad=True), "does not come from"),
     "no sample": Case(X[:0], 0, r"at least one sample \(got shape \(0, 7\)"),
     "one sample without its dimension": Case(X[0], 0, r"\(got \(7,\)\)\. One sample is x\[None\]"),
     "too many columns": Case(torch.ones(3, 8), 0, r"shape \(B, 7\).*\(got \(3, 8\)\)"),

@@ -195,5 +195,12 @@ def test_levels_wrt_and_scores_are_checked(rng):
         integrated_gradients(net, X, 0, levels=[5])
     with pytest.raises(GraphError, match=r"wrt must be one of 'preactivation', 'value' \(got"):
         conductance(net, X, 0, wrt=edge)
-    with pytest.raises(GraphError, match=r"scores must have shape \(3, 7\).*\(got \(7,\)\)"):
+    with pytest.raises(GraphError, match=r"of shape \(3, 7\).*\(got \(7,\), torch.float"):
         completeness_error(net, X, 0, torch.zeros(7))
+    with pytest.raises(GraphError, match=r"scores must be real numbers.*torch.int64"):
+        completeness_error(net, X, 0, torch.zeros(3, 7, dtype=torch.int64))
+    levels: Any = 3
+    with pytest.raises(GraphError, match=r"levels must be a sequence of levels.*got 3"):
+        integrated_gradients(net, X, 0, levels=levels)
+    with pytest.raises(GraphError, match=r"levels must hold integers.*got True"):
+        integrated_gradients(net, X, 0, levels=[True])

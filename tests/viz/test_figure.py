@@ -187,6 +187,33 @@ def test_a_million_edges_are_thinned():
     assert len(figure.to_json()) < 2_000_000
 
 
+def test_neurons_of_wide_levels_are_squares_of_few_paths(rng):
+    net = layered(6000, 1, rng=rng)
+    trace = net.trace(torch.randn(1, 6000, generator=rng))
+    for given, colors in ((None, {"#009e73", "#cc79a7"}), (trace, None)):
+        figure = viz.draw(net, given, max_edges=6000)
+        assert markers(figure) == [] or given is None
+        squares = [own for own in figure.layout.shapes if own.fillcolor]
+        assert drawn_paths(figure).count("M") == 6000 + 6001
+        assert "".join(own.path for own in squares).count("Z") == 6001
+        assert colors is None or {own.fillcolor for own in squares} == colors
+        assert len(figure.layout.shapes) < 270
+        hovered = [row[0] for own in figure.data[1:3] for row in own.customdata]
+        assert hovered == [f"neuron {neuron}" for neuron in range(6001)]
+    strongest = int(trace.values[0, :6000].abs().argmax())
+    sign = trace.values[0, strongest] > 0
+    (path,) = (
+        own.path
+        for own in squares
+        if own.fillcolor == (BLUE if sign else ORANGE) and own.path.count("M") < 50
+    )
+    x, y = figure.data[1].x[strongest], figure.data[1].y[strongest]
+    corners = [
+        tuple(map(float, start.split(","))) for start in re.findall(r"M([-\d.]+,[-\d.]+)H", path)
+    ]
+    assert min(abs(left - x) + abs(low - y) for left, low in corners) < 10
+
+
 def test_names_never_become_markup():
     net = graphnn.from_edges([("<b>x</b>", "$y$ & <script>", 1.0)])
     figure = viz.draw(net)
@@ -211,6 +238,12 @@ def test_refusals(rng):
         viz.draw(net, max_edges=-1)
     with pytest.raises(graphnn.GraphError, match=r"threshold must be a finite.*got nan"):
         viz.draw(net, threshold=float("nan"))
+    with pytest.raises(graphnn.GraphError, match=r"real numbers \(got Tensor of torch.bool\)"):
+        viz.draw(net, by=torch.ones(6, dtype=torch.bool))
+    with pytest.raises(graphnn.GraphError, match=r"real numbers \(got ndarray of <U1\)"):
+        viz.draw(net, by=np.array(["a"] * 6))
+    with pytest.raises(graphnn.GraphError, match=r"net must be a graphnn.Network"):
+        viz.draw(net.graph)
     with pytest.raises(graphnn.GraphError, match=r"by must be.*got 'size'"):
         viz.draw(net, by="size")
     with pytest.raises(graphnn.GraphError, match="by 'contribution' needs a trace"):

@@ -101,6 +101,13 @@ def test_too_many_points_are_thinned_and_said():
 
 
 def test_refusals(net):
+    for plot in (viz.plot_degrees, lambda own: viz.plot_sparsity(own, 1)):
+        with pytest.raises(graphnn.GraphError, match=r"graph must be.*\(got Network\).*net\.graph"):
+            plot(net)
+    with pytest.raises(graphnn.GraphError, match=r"net must be.*\(got NeuronGraph\)"):
+        viz.plot_weights(net.graph)
+    with pytest.raises(graphnn.GraphError, match=r"trace must be what net\.trace"):
+        viz.plot_activations(net)
     for level in (0, 3, -1):
         with pytest.raises(graphnn.GraphError, match="level must be"):
             viz.plot_sparsity(net.graph, level)
