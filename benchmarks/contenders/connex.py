@@ -1,5 +1,8 @@
 """connex: a DAG in JAX, one masked dense product for each level, jitted and vmapped."""
 
+# The packages are of the extra graphnn[bench], which the type checker may not find.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import tempfile
