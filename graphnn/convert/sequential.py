@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from graphnn.convert.activation_layer import ACTIVATION_LAYERS, read_activation_layer
 from graphnn.convert.layer import DROPPED_LAYERS, Layer, Parameter, iterate_layers
+from graphnn.convert.stages import (
+    Affine,
+    Stage,
+    fold_after,
+    fold_before,
+    graph_of,
+    hold,
+    joined,
+    stage_of,
+)
 from graphnn.errors import ConversionError, GraphError
-from graphnn.graph import NeuronGraph
 from graphnn.network import Network
-from graphnn.parametrize import Frozen
 
 _TRANSFORMS = {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax"}
 
@@ -74,81 +80,33 @@ def from_sequential(
         stack.add(layer, kind)
     stages = stack.finish()
     own_dtype, own_device = stack.placement
-    weight = _joined([stage.weight for stage in stages], dtype or own_dtype, own_device)
+    weight = joined([stage.weight for stage in stages], dtype or own_dtype, own_device)
     biases = [stage.bias for stage in stages if stage.bias is not None]
-    bias = _joined(biases, dtype or own_dtype, own_device)
-    graph = _graph(stages)
+    bias = joined(biases, dtype or own_dtype, own_device)
+    graph = graph_of(stages)
     net = Network(graph, weight, bias, backend, stack.transform, weight.dtype, device)
     for name in ("weight", "bias"):
-        _hold(net, name, [stage for stage in stages if getattr(stage, name) is not None])
+        hold(net, name, [stage for stage in stages if getattr(stage, name) is not None])
     return net
-
-
-@dataclass
-class _Stage:
-    """One level: edges with their parameters, then an activation.
-
-    Args:
-        layer: The layer that the level comes from.
-        weight: (out, in), or (n,) for one-to-one edges.
-        bias: (out,) or None.
-        activation: One name, or one per neuron; None while it is still to come.
-        constant: Which entries of weight and bias are held values: a mask, or one bool for all;
-            False where left out.
-        fixed: Which of weight and bias require no gradient in the model.
-    """
-
-    layer: Layer
-    weight: Tensor
-    bias: Tensor | None
-    activation: str | tuple[str, ...] | None = None
-    constant: dict[str, Tensor | bool] = field(default_factory=dict)
-    fixed: dict[str, bool] = field(default_factory=dict)
-
-    @property
-    def width(self) -> int:
-        return self.weight.shape[0]
-
-    @property
-    def num_sources(self) -> int:
-        return self.weight.shape[-1]
-
-
-@dataclass
-class _Affine:
-    """A BatchNorm1d in eval mode: ``scale * x + shift``, (n,) float64 each."""
-
-    layer: Layer
-    scale: Tensor
-    shift: Tensor
-    is_trained: bool
-
-    def after(self, other: _Affine) -> _Affine:
-        return _Affine(
-            self.layer,
-            self.scale * other.scale,
-            self.scale * other.shift + self.shift,
-            self.is_trained or other.is_trained,
-        )
 
 
 class _Stack:
     """Takes a model's layers in order and makes levels of them."""
 
     def __init__(self) -> None:
-        self.stages: list[_Stage] = []
+        self.stages: list[Stage] = []
         self.transform: str | None = None
         # "dtype" and "device": the first one that occurs, and the layer that has it.
         self._placement: dict[str, tuple[Any, Layer]] = {}
         self._transform_by: Layer | None = None
-        self._waiting: _Affine | None = None
+        self._waiting: Affine | None = None
         # Activations ahead of the layer that tells how many neurons they have.
         self._early: list[tuple[Layer, str | tuple[str, ...]]] = []
         self._width: int | None = None
         self._width_by: Layer | None = None
 
     @property
-    def _open_stage(self) -> _Stage | None:
+    def _open_stage(self) -> Stage | None:
         """The last level, while its activation is still to come."""
         is_open = self.stages and self.stages[-1].activation is None
         return self.stages[-1] if is_open else None
@@ -184,7 +142,7 @@ class _Stack:
         self._take_width(layer, weight.value.shape[1])
         if self._open_stage is not None:
             self._open_stage.activation = "identity"
-        stage = _Stage(
+        stage = Stage(
             layer,
             weight.value,
             None if bias is None else bias.value,
@@ -192,7 +150,7 @@ class _Stack:
             fixed={"weight": not weight.trains, "bias": bias is not None and not bias.trains},
         )
         if self._waiting is not None:
-            _fold_before(self._waiting, stage)
+            fold_before(self._waiting, stage)
             self._waiting = None
         self.stages.append(stage)
         self._width, self._width_by = stage.width, layer
@@ -209,10 +167,10 @@ class _Stack:
         if bias is not None:
             shift = shift + bias.value.double()
         is_trained = any(p is not None and p.trains for p in (weight, bias))
-        affine = _Affine(layer, scale, shift, is_trained)
+        affine = Affine(layer, scale, shift, is_trained)
         self._take_width(layer, affine.scale.numel())
         if self._open_stage is not None:
-            _fold_after(affine, self._open_stage)
+            fold_after(affine, self._open_stage)
         else:
             self._waiting = affine if self._waiting is None else affine.after(self._waiting)
 
@@ -224,7 +182,7 @@ class _Stack:
         if not isinstance(activation, str) and self._width is not None:
             self._take_width(layer, len(activation))
         if self._waiting is not None:
-            self.stages.append(_stage_of(self._waiting))
+            self.stages.append(stage_of(self._waiting))
             self._waiting = None
         if self._open_stage is not None:
             self._open_stage.activation = activation
@@ -235,7 +193,7 @@ class _Stack:
 
     def _add_constants(self, layer: Layer, activation: str | tuple[str, ...], width: int) -> None:
         ones = torch.ones(width, device="cpu")
-        self.stages.append(_Stage(layer, ones, None, activation, constant={"weight": True}))
+        self.stages.append(Stage(layer, ones, None, activation, constant={"weight": True}))
 
     def _add_transform(self, layer: Layer, kind: type[nn.Module]) -> None:
         dim: Any = layer.module.dim
@@ -276,7 +234,7 @@ class _Stack:
                 f"takes {width} values, but {self._width} come from {self._width_by} before it."
             )
 
-    def finish(self) -> list[_Stage]:
+    def finish(self) -> list[Stage]:
         """The levels, once all layers have been added."""
         if not any(stage.weight.dim() == 2 for stage in self.stages):
             raise ConversionError(
@@ -284,7 +242,7 @@ class _Stack:
                 "nothing says how many neurons there are."
             )
         if self._waiting is not None:
-            self.stages.append(_stage_of(self._waiting))
+            self.stages.append(stage_of(self._waiting))
         if self._open_stage is not None:
             self._open_stage.activation = "identity"
         return self.stages
@@ -311,100 +269,3 @@ def _running_statistics(layer: Layer) -> tuple[Tensor, Tensor]:
             "too, so that samples depend on each other. Build it with track_running_stats=True."
         )
     return mean, variance
-
-
-def _fold_after(affine: _Affine, stage: _Stage) -> None:
-    """Makes the level's preactivations ``scale * preactivation + shift``."""
-    stage.weight = stage.weight.double() * affine.scale[:, None]
-    own = 0.0 if stage.bias is None else stage.bias.double()
-    _set_folded_bias(stage, own * affine.scale + affine.shift, affine)
-
-
-def _fold_before(affine: _Affine, stage: _Stage) -> None:
-    """Makes the level read ``scale * value + shift`` where it read a value."""
-    weight = stage.weight.double()
-    own = 0.0 if stage.bias is None else stage.bias.double()
-    _set_folded_bias(stage, weight @ affine.shift + own, affine)
-    stage.weight = weight * affine.scale
-
-
-def _set_folded_bias(stage: _Stage, bias: Tensor, affine: _Affine) -> None:
-    if stage.bias is None:
-        stage.constant["bias"] = not affine.is_trained
-    stage.bias = bias
-
-
-def _stage_of(affine: _Affine) -> _Stage:
-    """One-to-one edges that do what a BatchNorm1d does."""
-    is_constant = not affine.is_trained
-    held: dict[str, Tensor | bool] = {"weight": is_constant, "bias": is_constant}
-    return _Stage(affine.layer, affine.scale, affine.shift, constant=held)
-
-
-def _graph(stages: Sequence[_Stage]) -> NeuronGraph:
-    sizes = [stages[0].num_sources, *(stage.width for stage in stages)]
-    total = sum(sizes)
-    biased = torch.zeros(total, dtype=torch.bool, device="cpu")
-    activation = ["identity"] * sizes[0]
-    for stage in stages:
-        own = stage.activation
-        assert own is not None
-        biased[len(activation) : len(activation) + stage.width] = stage.bias is not None
-        activation.extend([own] * stage.width if isinstance(own, str) else own)
-    return NeuronGraph(
-        _edge_index(stages),
-        num_neurons=total,
-        inputs=torch.arange(sizes[0], device="cpu"),
-        outputs=torch.arange(total - sizes[-1], total, device="cpu"),
-        activation=activation,
-        bias=biased,
-    )
-
-
-def _joined(parameters: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # The empty piece stands for a model without any bias.
-    first = torch.empty(0, dtype=dtype, device=device)
-    return torch.cat([first, *(p.reshape(-1).to(device, dtype) for p in parameters)])
-
-
-def _edge_index(stages: Sequence[_Stage]) -> Tensor:
-    edge_index = torch.empty(
-        2, sum(stage.weight.numel() for stage in stages), dtype=torch.int64, device="cpu"
-    )
-    first_source, place = 0, 0
-    for stage in stages:
-        first_target = first_source + stage.num_sources
-        sources = torch.arange(first_source, first_target, device="cpu")
-        targets = torch.arange(first_target, first_target + stage.width, device="cpu")
-        own = edge_index[:, place : place + stage.weight.numel()]
-        if stage.weight.dim() == 1:
-            own[0], own[1] = sources, targets
-        else:
-            grid = own.view(2, stage.width, stage.num_sources)
-            grid[0], grid[1] = sources, targets[:, None]
-        first_source, place = first_target, place + stage.weight.numel()
-    return edge_index
-
-
-def _hold(net: Network, name: str, stages: Sequence[_Stage]) -> None:
-    """Keeps out of training what is constant in the model, or requires no gradient there."""
-    sizes = [getattr(stage, name).numel() for stage in stages]
-    constants = [stage.constant.get(name, False) for stage in stages]
-    fixed = [stage.fixed.get(name, False) for stage in stages]
-    # Nearly every model: nothing to hold, and no mask of E entries to build.
-    if not any(fixed) and all(constant is False for constant in constants):
-        return
-    parameter = getattr(net, name)
-    constant = torch.cat([_mask(c, n) for c, n in zip(constants, sizes, strict=True)])
-    held = constant | torch.cat([_mask(f, n) for f, n in zip(fixed, sizes, strict=True)])
-    trains = not bool(held.all())
-    mask = (held if trains else constant).to(parameter.device)
-    parameter.requires_grad_(trains)
-    if mask.any():
-        parametrize.register_parametrization(net, name, Frozen(mask, parameter.detach()))
-
-
-def _mask(value: Tensor | bool, size: int) -> Tensor:
-    if isinstance(value, bool):
-        return torch.full((size,), value, device="cpu")
-    return value.reshape(-1).cpu()
