@@ -1,5 +1,6 @@
 """The ladder on one GPU: ``python -m benchmarks.gpu --output benchmarks/results/gpu.jsonl``.
 
+It takes less than eight minutes: each case has so many seconds, after which no contender is begun.
 Each contender's outputs and gradients by weight are compared with the backend "reference" in
 float64 before it is timed, on some samples of the full batch. Times are CUDA events around one
 call, the median of several; memory is torch's peak above what the contender holds at rest. With
@@ -14,7 +15,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,73 +24,17 @@ import torch
 from torch import Tensor
 
 import graphnn
+from benchmarks import gpu_scale
 from benchmarks.clock import quantiles
 from benchmarks.conditions import conditions, save
 from benchmarks.contenders.own import Auto
 from benchmarks.gpu_cases import Case, cases
+from benchmarks.gpu_clock import Clock, limits, roofline
 from benchmarks.gpu_contenders import Contender
 from benchmarks.problem import FORWARD, TRAINING, Problem
 
 # Edge x sample products that the float64 reference may take for a check, and samples at most.
 CHECKED_PRODUCTS, CHECKED_SAMPLES = 200_000_000, 16
-LEAST_ROUNDS, MOST_ROUNDS = 5, 100
-
-
-class Clock:
-    """Seconds of a call, by events on a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.is_gpu = device.type == "cuda"
-
-    def seconds(self, run: Callable[[], Any]) -> float:
-        """One call."""
-        if not self.is_gpu:
-            start = time.perf_counter()
-            run()
-            return time.perf_counter() - start
-        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        first.record()
-        result = run()
-        last.record()
-        last.synchronize()
-        del result
-        return first.elapsed_time(last) / 1e3
-
-    def rounds(self, run: Callable[[], Any], budget: float) -> list[float]:
-        """Several calls, after two that warm up."""
-        for _ in range(2):
-            run()
-        taken: list[float] = []
-        while len(taken) < MOST_ROUNDS:
-            taken.append(self.seconds(run))
-            if len(taken) >= LEAST_ROUNDS and sum(taken) > budget:
-                break
-        return taken
-
-    def peak(self, run: Callable[[], Any]) -> int | None:
-        """Bytes that one call takes at most."""
-        if not self.is_gpu:
-            return None
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-
-
-def roofline(device: torch.device, clock: Clock) -> dict[str, float]:
-    """What this GPU reaches: products in 1e12 multiply-adds, copies in 1e9 bytes a second."""
-    size, room = (8192, 1 << 30) if clock.is_gpu else (256, 1 << 20)
-    a, b = torch.randn(2, size, size, device=device).unbind()
-    found = {"sgemm": size**3 / statistics.median(clock.rounds(lambda: a @ b, 0.2)) / 1e12}
-    # The second copy goes back and forth within the cache that all multiprocessors share.
-    for name, bytes_ in (("dram", room), ("l2", min(room, 16 << 20))):
-        one = torch.randn(bytes_ // 4, device=device)
-        other = torch.empty_like(one)
-        taken = statistics.median(clock.rounds(lambda to=other, of=one: to.copy_(of), 0.1))
-        found[name] = 2 * bytes_ / taken / 1e9
-    return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
 class Expected:
@@ -113,25 +58,23 @@ class Expected:
 
     def error(self, contender: Contender, x: Tensor, seed: Tensor) -> float:
         """Its worst error, as a part of the largest expected number."""
-        errors = [_error(contender.outputs(x)[self.samples], self.outputs)]
+        errors = [gpu_scale.relative(contender.outputs(x)[self.samples], self.outputs)]
         if self.by_weight is not None:
             only = torch.zeros_like(seed)
             only[self.samples] = seed[self.samples]
-            errors.append(_error(contender.by_weight(x, only), self.by_weight))
+            errors.append(gpu_scale.relative(contender.by_weight(x, only), self.by_weight))
         return max(errors)
 
 
-def _error(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-
-
-def measure(case: Case, device: torch.device, clock: Clock, budget: float
-            ) -> Iterator[dict[str, Any]]:  # fmt: skip
+def measure(
+    case: Case, device: torch.device, clock: Clock, reached: dict[str, float], budget: float
+) -> Iterator[dict[str, Any]]:
     """A line for each mode and contender."""
+    end = time.perf_counter() + case.seconds
     problem = case.make()
     x = torch.tensor(problem.x, device=device)
     seed = torch.tensor(problem.seed, device=device)
-    batch = x.shape[0]
+    batch, widths = x.shape[0], np.bincount(problem.level)
     facts = {
         "benchmark": "gpu", "family": case.family, "case": case.name, "batch": batch,
         "edges": problem.num_edges, "neurons": problem.num_neurons, "levels": problem.num_levels,
@@ -141,6 +84,9 @@ def measure(case: Case, device: torch.device, clock: Clock, budget: float
         for kind in case.contenders:
             _clean(device)
             line = {**facts, "mode": mode, "contender": kind.name}
+            if time.perf_counter() > end:
+                yield {**line, "skipped": f"the case's {case.seconds:.0f} s were used up"}
+                continue
             try:
                 start = time.perf_counter()
                 contender = kind.make(problem, device)
@@ -159,6 +105,10 @@ def measure(case: Case, device: torch.device, clock: Clock, budget: float
                 continue
             middle = statistics.median(taken)
             passes = 1 if mode == FORWARD else 3
+            t0, t1 = limits(
+                reached, problem.num_edges, int((widths[1:] + widths[:-1]).max()),
+                problem.num_neurons, problem.num_levels, batch, mode, kind.dtype.itemsize,
+            )  # fmt: skip
             yield {
                 **line,
                 "note": contender.note(x),
@@ -168,6 +118,8 @@ def measure(case: Case, device: torch.device, clock: Clock, budget: float
                 "rounds": len(taken),
                 "rate": float(f"{passes * problem.num_edges * batch / middle / 1e9:.4g}"),
                 "microseconds_a_level": float(f"{1e6 * middle / (problem.num_levels - 1):.4g}"),
+                "of_t0": float(f"{t0 / middle:.3g}"),
+                "of_t1": float(f"{t1 / middle:.3g}"),
                 "peak_bytes": peak,
             }
 
@@ -199,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--case", default="", help="only cases whose 'family: name' contains this")
     parser.add_argument("--quick", action="store_true", help="tiny networks: to see that it runs")
-    parser.add_argument("--scale", type=int, default=100_000_000, help="edges of the largest one")
+    parser.add_argument("--scale", type=int, default=1_000_000_000, help="edges of the largest one")
     parser.add_argument("--budget", type=float, default=0.5, help="seconds of timed calls a row")
     parser.add_argument("--output", type=Path, help="file for the JSON lines")
     arguments = parser.parse_args()
@@ -214,24 +166,45 @@ def main() -> None:
     clock, start = Clock(device), time.perf_counter()
     reached = roofline(device, clock)
     print(reached, flush=True)
-    now = conditions()
-    lines: list[dict[str, Any]] = []
-    for case in cases(arguments.quick, arguments.scale):
-        if arguments.case not in f"{case.family}: {case.name}":
-            continue
-        for line in measure(case, device, clock, arguments.budget):
-            lines.append({**now, "roofline": reached, **line})
-            shown = line.get("skipped") or f"{line['rate']} GE/s, {line['seconds_20_50_80'][1]} s"
-            print(f"{case.family}: {case.name}, {line['mode']}, {line['contender']}: {shown}",
-                  flush=True)  # fmt: skip
+    run = Run(conditions(), reached, arguments.output)
+    for case in cases(arguments.quick):
+        if arguments.case in f"{case.family}: {case.name}":
+            run.add(measure(case, device, clock, reached, arguments.budget))
+            _clean(device)
+    if arguments.case in "scale":
+        run.add(gpu_scale.lines(device, clock, arguments.scale, arguments.quick))
         _clean(device)
-        # A run that is cut off leaves what it has.
-        if arguments.output is not None:
-            save(lines, arguments.output)
     if arguments.case in "triplets":
-        lines.append({**now, "roofline": reached, **triplets(device, clock, arguments.quick)})
+        run.add([triplets(device, clock, arguments.quick)])
     print(f"{time.perf_counter() - start:.0f} s")
-    save(lines, arguments.output)
+    if arguments.output is None:
+        save(run.lines, None)
+
+
+class Run:
+    """The lines of a run; a run that is cut off leaves what it has.
+
+    Args:
+        now: The machine and its versions.
+        reached: What `roofline` returns.
+        output: The file, or None.
+    """
+
+    def __init__(self, now: dict[str, Any], reached: dict[str, float], output: Path | None) -> None:
+        self.now, self.reached, self.output = now, reached, output
+        self.lines: list[dict[str, Any]] = []
+
+    def add(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Shows lines as they come, and saves them."""
+        for line in lines:
+            self.lines.append({**self.now, "roofline": self.reached, **line})
+            name = f"{line['family']}: {line['case']}"
+            if "mode" in line:
+                name += f", {line['mode']}, {line['contender']}"
+            shown = line.get("skipped") or str(line["seconds_20_50_80"])
+            print(f"{name}: {shown}", flush=True)
+        if self.output is not None:
+            save(self.lines, self.output)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from benchmarks import networks
 from benchmarks.contenders.csr import CachedTranspose
 from benchmarks.contenders.dense import MaskedLinear, Sequential
 from benchmarks.contenders.messages import EagerScatter, Pyg, TorchScatter
-from benchmarks.contenders.own import Compiled
 from benchmarks.gpu_contenders import CompiledReference, Fused, Kind
 from benchmarks.problem import FORWARD, TRAINING, Problem
 
@@ -26,7 +25,6 @@ CSR = Kind("cuSPARSE CSR", CachedTranspose)
 GATHER_SCATTER = Kind("gather-scatter", EagerScatter)
 TORCH_SCATTER = Kind("torch-scatter", TorchScatter)
 PYG = Kind("PyG", Pyg)
-COMPILED = Kind("torch.compile of to_module", Compiled)
 COMPILED_REFERENCE = Kind("torch.compile of the reference", CompiledReference)
 SEQUENTIAL = Kind("nn.Sequential", Sequential)
 
@@ -41,6 +39,7 @@ class Case:
         make: Draws it with its samples.
         modes: Of `problem`.
         contenders: graphnn first.
+        seconds: After which no further contender is begun.
     """
 
     family: str
@@ -48,18 +47,17 @@ class Case:
     make: Callable[[], Problem]
     modes: tuple[str, ...]
     contenders: tuple[Kind, ...]
+    seconds: float = 40
 
 
-def cases(quick: bool, scale: int) -> list[Case]:
-    """All cases, in order; tiny ones where `quick`, else the last of about `scale` edges."""
+def cases(quick: bool) -> list[Case]:
+    """All cases, in order; tiny ones where `quick`."""
     small = quick
     mlp, mlp_batch = ([12, 16, 16, 4], 5) if small else ([784, 4096, 4096, 10], 4096)
     wide, wide_batch = (16, 5) if small else (65536, 1024)
     depth, deep_width = (4, 6) if small else (1000, 64)
     dense, dense_batch = ([8, 8, 4], 5) if small else ([4096] * 5, 4096)
     shapes = ((1024, 2, 5),) if small else ((1024, 120, 60_000), (16384, 120, 60_000))
-    scale_width = 16 if small else 1 << 18
-    scale_levels = 2 if small else max(1, scale // (32 * scale_width))
     both = (FORWARD, TRAINING)
     fan_in = 4 if small else 32
     return [
@@ -69,7 +67,7 @@ def cases(quick: bool, scale: int) -> list[Case]:
                 f"{'-'.join(map(str, mlp))}, {density:.0%} of the edges",
                 lambda density=density: networks.by_density(mlp, density, mlp_batch),
                 (TRAINING,),
-                (OWN, OWN_HALF, *MASKED, CSR, COMPILED, COMPILED_REFERENCE),
+                (OWN, OWN_HALF, *MASKED, CSR, PYG, COMPILED_REFERENCE),
             )
             for density in ((0.3,) if small else (0.01, 0.05, 0.1))
         ),
@@ -87,6 +85,8 @@ def cases(quick: bool, scale: int) -> list[Case]:
                 lambda shape=(neurons, layers, batch): networks.challenge(*shape),
                 (FORWARD,),
                 (OWN, CSR),
+                # Drawing 60,000 samples takes half of it.
+                70,
             )
             for neurons, layers, batch in shapes
         ),
@@ -104,13 +104,6 @@ def cases(quick: bool, scale: int) -> list[Case]:
             "-".join(map(str, dense)),
             lambda: networks.dense(dense, dense_batch),
             both,
-            (OWN, SEQUENTIAL, COMPILED, COMPILED_REFERENCE),
-        ),
-        Case(
-            "scale",
-            f"{scale_levels} x {scale_width}, fan-in {fan_in}",
-            lambda: networks.by_fan_in([scale_width] * (scale_levels + 1), fan_in, 8),
-            both,
-            (OWN,),
+            (OWN, SEQUENTIAL, COMPILED_REFERENCE),
         ),
     ]  # fmt: skip

@@ -84,13 +84,16 @@ def shuffled(problem: Problem) -> Problem:
 def challenge(neurons: int, layers: int, batch: int) -> Problem:
     """A network of the Sparse DNN Graph Challenge, with 0/1 images.
 
-    A tenth of the pixels are ones in the mean: 2 % in three quarters of the images and 35 % in the
-    rest, whose rows stay alive through all layers, so that a result is more than zeros.
+    A tenth of the pixels are ones in the mean. In an eighth of the images so many are that the sums
+    stay above the bias, and rows stay alive through all layers: a result is more than zeros.
     """
     graph = _radixnet(neurons, layers)
     weight, bias = graphnn.generate.radixnet_parameters(graph, torch.float32)
     rng = np.random.default_rng(0)
-    share = np.where(np.arange(batch) % 4 == 3, 0.35, 0.02)
+    # A neuron of the first layer has 2 * share + bias in the mean, which the later ones double.
+    bright = 0.15 - float(bias[0])
+    dark = (0.1 - bright / 8) / (7 / 8)
+    share = np.where(np.arange(batch) % 8 == 0, bright, dark)
     images = (rng.random((batch, neurons), np.float32) < share[:, None]).astype(np.float32)
     return _of_radixnet(graph, weight.numpy(), bias.numpy(), images, rng)
 

@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import ladder_table
+from benchmarks import gpu_table, ladder_table
 from benchmarks.markdown import Line, table, where
 
 HERE = Path(__file__).resolve().parent
@@ -129,6 +129,7 @@ def attribution(lines: list[Line]) -> str:
 
 TABLES = {
     "ladder": ("The ladder: 1e9 edges x samples a second", ladder),
+    "gpu": ("On a GPU", gpu_table.markdown),
     "triplets": ("Triplets of one level", triplets),
     "import_time": ("import graphnn", import_time),
     "agreement": ("Agreement with nn.Sequential", agreement),
@@ -136,15 +137,19 @@ TABLES = {
     "graphml": ("GraphML", graphml),
     "attribution": ("Derivatives by all neurons", attribution),
 }
+# Said where a benchmark was never kept.
+ABSENT = {"gpu": gpu_table.ABSENT}
 
 
 def markdown() -> str:
-    """All tables of which there are results."""
+    """All tables of which there are results, and what is to be said where there are none."""
     parts = []
     for name, (title, make) in TABLES.items():
         lines = read(name)
         if lines:
             parts.append(f"### {title}\n\n{make(lines)}")
+        elif name in ABSENT:
+            parts.append(f"### {title}\n\n{ABSENT[name]}")
     return "\n\n".join(parts)
 
 

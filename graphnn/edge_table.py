@@ -110,7 +110,7 @@ def read_ids(edges: Tensor | np.ndarray) -> EdgeTable:
             f"edges given as a tensor or array must be neuron ids: {error} Labels and weights are "
             "given as rows (source, target[, weight]), in a list or a DataFrame."
         ) from None
-    return EdgeTable(ids.numpy())
+    return EdgeTable(ids.cpu().numpy())
 
 
 def read_matrix(matrix: Any) -> EdgeTable:

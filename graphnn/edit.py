@@ -73,7 +73,7 @@ def remove_neurons(net: Network, neurons: Ids) -> Network:
         (('a', 'y'), [3.0])
     """
     edited.check_network(net)
-    graph = net.graph
+    graph = net.graph.to("cpu")
     kept = np.ones(graph.num_neurons, bool)
     kept[edited.read_distinct(neurons, "neurons", graph.num_neurons, "neuron")] = False
     for name, ids in graph.outputs.items():
@@ -113,11 +113,11 @@ def subgraph(net: Network, edges: Ids) -> Network:
     from graphnn import reachability
 
     edited.check_network(net)
-    graph = net.graph
+    graph = net.graph.to("cpu")
     chosen = np.zeros(graph.num_edges, bool)
     chosen[edited.read_distinct(edges, "edges", graph.num_edges, "edge")] = True
-    own = graph.sorted_edges
-    kept = reachability.ancestors(own.ptr, own.source, own.order, chosen, graph.output_ids.numpy())
+    own = graph.sorted_edges.arrays()
+    kept = reachability.ancestors(*own, chosen, graph.output_ids.numpy())
     return _restrict(net, kept, chosen & kept[graph.edge_index[1].numpy()])
 
 
@@ -154,7 +154,7 @@ def add_edges(
     """
     edited.check_network(net)
     old, first = net.graph, net.graph.num_edges
-    added = wiring.read_edge_index(edge_index)
+    added = wiring.read_edge_index(edge_index).to(old.device)
     given = None if weight is None else _read_weight(weight, added.shape[1])
     try:
         graph = NeuronGraph(
@@ -189,7 +189,7 @@ def _read_weight(weight: Any, count: int) -> Tensor:
 
 def _restrict(net: Network, is_kept: np.ndarray, edge_is_kept: np.ndarray) -> Network:
     """The network on some of its neurons (N,) and edges (E,), given as masks."""
-    graph = net.graph
+    graph = net.graph.to("cpu")
     neurons, edges = np.flatnonzero(is_kept), torch.from_numpy(np.flatnonzero(edge_is_kept))
     new_id = torch.from_numpy(np.cumsum(is_kept) - 1)
     table, code = graph.activation_table, graph.activation_code.numpy()[neurons]

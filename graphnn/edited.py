@@ -41,6 +41,7 @@ def read_distinct(ids: Ids, name: str, count: int, kind: str) -> np.ndarray:
 
 def like(net: Network, graph: NeuronGraph, weight: Tensor, bias: Tensor) -> Network:
     """A network on another graph, in every other respect as `net`."""
+    graph = graph.to(net.graph.device)
     made = Network(graph, weight, bias, backend=net.backend, output_transform=net.output_transform)
     made.weight.requires_grad_(_is_trained(net, "weight"))
     made.bias.requires_grad_(_is_trained(net, "bias"))

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphnn import summary, wiring
+from graphnn import algorithms, edges_by_level, summary, wiring
 from graphnn.activation import Activation
 from graphnn.errors import GraphError
+from graphnn.placing import exact_device, untouched
+from graphnn.sorted_edges import SortedEdges
 
 Ids = Sequence[int] | Tensor | np.ndarray
 
@@ -63,37 +65,46 @@ class NeuronGraph:
         names: Iterable[Hashable] | None = None,
     ) -> None:
         edges = wiring.read_edge_index(edge_index)
+        device = edges.device
         labels = wiring.read_names(names)
-        ins, outs = wiring.read_groups(inputs, "input"), wiring.read_groups(outputs, "output")
+        ins = wiring.read_groups(inputs, "input", device)
+        outs = wiring.read_groups(outputs, "output", device)
         count = wiring.count_neurons(num_neurons, edges, ins, outs, activation, bias, labels)
         wiring.check_names(labels, count)
         wiring.check_range(edges, count)
-        sorted_edges = wiring.SortedEdges.of(edges, count, labels)
+        sorted_edges = SortedEdges.of(edges, count, labels)
 
-        sources = np.flatnonzero(np.diff(sorted_edges.ptr) == 0)
-        ins = {"input": sources} if ins is None else ins
-        self._inputs = wiring.check_groups(ins, "input", count)
-        is_input = wiring.check_inputs(self._inputs, sorted_edges, labels)
-        self._level = sorted_edges.levels(is_input, labels)
+        fan_in = sorted_edges.ptr.diff()
+        ins = {"input": (fan_in == 0).nonzero().flatten()} if ins is None else dict(ins)
+        wiring.check_groups(ins, "input", count)
+        input_ids = torch.cat(list(ins.values()))
+        is_input = wiring.check_inputs(input_ids, sorted_edges, labels)
+        level = sorted_edges.levels(is_input, labels)
         # A cycle leaves no neuron without outgoing edges, so it is looked for before the outputs.
-        sinks = np.flatnonzero(np.bincount(edges[0].numpy(), minlength=count) == 0)
-        outs = {"output": sinks} if outs is None else outs
-        self._outputs = wiring.check_groups(outs, "output", count)
+        if outs is None:
+            sinks = edges[0].bincount(minlength=count) == 0
+            outs = {"output": sinks.nonzero().flatten()}
+        wiring.check_groups(outs, "output", count)
+        table, code = wiring.read_activation(activation, is_input)
+        has_bias = wiring.read_bias(bias, is_input)
 
-        self._edge_index = edges
         self._num_neurons = count
+        self._num_levels = int(level.max()) + 1
         self._names = labels
-        self._sorted = sorted_edges
-        self._is_input = is_input
-        self._activation_table, self._activation_code = wiring.read_activation(activation, is_input)
-        self._has_bias = wiring.read_bias(bias, is_input)
+        self._activation_table = table
+        self._inputs, self._outputs = ins, dict(outs)
+        self._sorted: SortedEdges | None = sorted_edges
+        # Of a moved graph, the graph that it was moved from.
+        self._origin: NeuronGraph | None = None
         self._tensors = {
-            "level": torch.from_numpy(self._level),
-            "input_ids": torch.cat(list(self._inputs.values())),
-            "output_ids": torch.cat(list(self._outputs.values())),
-            "activation_code": torch.from_numpy(self._activation_code),
-            "bias_neurons": torch.from_numpy(np.flatnonzero(self._has_bias)),
-            "fan_in": torch.from_numpy(np.diff(sorted_edges.ptr)),
+            "edge_index": edges,
+            "level": level,
+            "input_ids": input_ids,
+            "output_ids": torch.cat(list(outs.values())),
+            "activation_code": code,
+            "has_bias": has_bias,
+            "bias_neurons": has_bias.nonzero().flatten(),
+            "fan_in": fan_in,
         }
         # What later stages derive from the wiring (its plan on each device) and keep beside it;
         # never compared, copied or pickled.
@@ -102,7 +113,12 @@ class NeuronGraph:
     @property
     def edge_index(self) -> Tensor:
         """(2, E) int64: row 0 the source, row 1 the target of every edge."""
-        return self._edge_index
+        return self._tensors["edge_index"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the graph's tensors are."""
+        return self.edge_index.device
 
     @property
     def num_neurons(self) -> int:
@@ -112,12 +128,12 @@ class NeuronGraph:
     @property
     def num_edges(self) -> int:
         """E."""
-        return self._edge_index.shape[1]
+        return self.edge_index.shape[1]
 
-    @cached_property
+    @property
     def num_levels(self) -> int:
         """L, level 0 counted."""
-        return int(self._level.max()) + 1
+        return self._num_levels
 
     @property
     def level(self) -> Tensor:
@@ -148,7 +164,7 @@ class NeuronGraph:
     def activation(self) -> tuple[str, ...]:
         """N canonical activation names."""
         names = [entry.name for entry in self._activation_table]
-        return tuple(names[code] for code in self._activation_code.tolist())
+        return tuple(names[code] for code in self.activation_code.tolist())
 
     @property
     def activation_table(self) -> tuple[Activation, ...]:
@@ -182,24 +198,15 @@ class NeuronGraph:
         Possible are the edges between every two levels that at least one edge joins, so a stack of
         nn.Linear has density 1 and a mask's density is its share of ones. 1.0 without edges.
         """
-        if self.num_edges == 0:
-            return 1.0
-        level = self._level
-        source, target = self._edge_index.numpy()
-        pairs = np.unique(level[source] * self.num_levels + level[target])
-        size = np.bincount(level, minlength=self.num_levels)
-        below, above = np.divmod(pairs, self.num_levels)
-        return self.num_edges / float(size[below] @ size[above])
+        return edges_by_level.density(self)
 
     @cached_property
-    def _edges_by_level(self) -> tuple[np.ndarray, np.ndarray]:
-        from graphnn import topology
-
-        level = self._level[self._edge_index[1].numpy()]
-        ptr = topology.row_pointers(level, self.num_levels)
-        order = np.empty(self.num_edges, np.int64)
-        topology.stable_order(level, ptr, order)
-        return ptr, order
+    def _level_order(self) -> tuple[list[int], Tensor]:
+        """(ptr, order): the levels' L + 1 offsets in `edges_in_level_order`, and that."""
+        if self._origin is None:
+            return untouched(edges_by_level.order, self)
+        ptr, order = self._origin._level_order
+        return ptr, untouched(order.to, self.device)
 
     def edges_of_level(self, level: int) -> Tensor:
         """The ids of the edges whose target is on `level`, ascending.
@@ -218,13 +225,13 @@ class NeuronGraph:
                 f"level must be an integer in 0 ... {self.num_levels - 1} (got {level!r})."
             )
         level = int(level)
-        ptr, order = self._edges_by_level
-        return torch.from_numpy(order[ptr[level] : ptr[level + 1]])
+        ptr, order = self._level_order
+        return order[ptr[level] : ptr[level + 1]]
 
     @property
     def edges_in_level_order(self) -> Tensor:
         """(E,) int64: `edges_of_level` of every level, one after the other."""
-        return torch.from_numpy(self._edges_by_level[1])
+        return self._level_order[1]
 
     @cached_property
     def _id_of(self) -> dict[Hashable, int]:
@@ -246,7 +253,7 @@ class NeuronGraph:
         if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
             raise GraphError(f"labels must be a sequence of labels (got {labels!r}).")
         if self._names is None:
-            return wiring.read_ids(labels, "labels", self._num_neurons)
+            return wiring.read_ids(labels, "labels", self._num_neurons, device=self.device)
         found = []
         for place, label in enumerate(labels):
             if not isinstance(label, Hashable) or label not in self._id_of:
@@ -255,7 +262,7 @@ class NeuronGraph:
                     f"neuron has.{wiring.near_label(label, self._names)}"
                 )
             found.append(self._id_of[label])
-        return torch.from_numpy(np.array(found, dtype=np.int64))
+        return torch.tensor(found, dtype=torch.int64, device=self.device)
 
     def edge_ids(self, sources: Ids, targets: Ids) -> Tensor:
         """The ids of the edges sources[i] -> targets[i].
@@ -270,28 +277,66 @@ class NeuronGraph:
         Raises:
             GraphError: A pair is not an edge, an id is out of range, or the lengths differ.
         """
-        from graphnn import topology
-
-        source = wiring.read_ids(sources, "sources", self._num_neurons).numpy()
-        target = wiring.read_ids(targets, "targets", self._num_neurons).numpy()
-        if source.size != target.size:
+        count, device = self._num_neurons, self.device
+        source = wiring.read_ids(sources, "sources", count, device=device)
+        target = wiring.read_ids(targets, "targets", count, device=device)
+        if source.numel() != target.numel():
             raise GraphError(
-                f"sources and targets must be equally long (got {source.size} and {target.size})."
+                f"sources and targets must be equally long "
+                f"(got {source.numel()} and {target.numel()})."
             )
-        own = self._sorted
-        found = topology.find_edges(own.ptr, own.source, own.order, source, target)
+        own = self.sorted_edges
+        found = algorithms.on(device).find_edges(own.ptr, own.source, own.order, source, target)
         if (found < 0).any():
-            i = int(np.argmax(found < 0))
+            i = int((found < 0).nonzero()[0])
+            low, high = self.describe(int(source[i])), self.describe(int(target[i]))
             raise GraphError(
-                f"every pair must be an edge, but there is none from {self.describe(source[i])} to "
-                f"{self.describe(target[i])} (pair {i})."
+                f"every pair must be an edge, but there is none from {low} to {high} (pair {i})."
             )
-        return torch.from_numpy(found)
+        return found
 
     @property
-    def sorted_edges(self) -> wiring.SortedEdges:
-        """The edges sorted by (target, source), as numpy arrays."""
+    def sorted_edges(self) -> SortedEdges:
+        """The edges sorted by (target, source)."""
+        if self._sorted is None:
+            assert self._origin is not None
+            self._sorted = untouched(self._origin.sorted_edges.to, self.device)
         return self._sorted
+
+    def to(self, device: torch.device | str) -> NeuronGraph:
+        """The same graph with its tensors on `device`, moved once and kept.
+
+        Args:
+            device: Where to.
+
+        Returns:
+            An equal graph, or the graph itself where it is there already.
+
+        Example:
+            >>> graph = graphnn.NeuronGraph([[0, 0, 1, 2], [1, 2, 3, 3]])
+            >>> graph.to("cpu") is graph
+            True
+        """
+        where = exact_device(device)
+        if where == self.device:
+            return self
+        if ("graph", where) not in self.derived:
+            moved = untouched(self._moved, where)
+            self.derived.setdefault(("graph", where), moved)
+        return self.derived["graph", where]
+
+    def _moved(self, device: torch.device) -> NeuronGraph:
+        moved = object.__new__(NeuronGraph)
+        groups = {
+            role: {name: ids.to(device) for name, ids in getattr(self, role).items()}
+            for role in ("_inputs", "_outputs")
+        }
+        tensors = {name: own.to(device) for name, own in self._tensors.items()}
+        # Orders of the edges follow when they are asked for: most readers have no use for them.
+        later = {"_origin": self, "_sorted": None, "derived": {("graph", self.device): self}}
+        moved.__dict__.update({**self.__dict__, **groups, **later, "_tensors": tensors})
+        moved.__dict__.pop("_level_order", None)
+        return moved
 
     def describe(self, neuron: int) -> str:
         """A neuron as messages name it: its id, after its name where it has one.
@@ -307,12 +352,12 @@ class NeuronGraph:
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments that give this graph again; the base of an edited copy."""
         return {
-            "edge_index": self._edge_index,
+            "edge_index": self.edge_index,
             "num_neurons": self._num_neurons,
             "inputs": self.inputs,
             "outputs": self.outputs,
             "activation": self.activation,
-            "bias": self._has_bias,
+            "bias": self._tensors["has_bias"],
             "names": self._names,
         }
 
@@ -332,15 +377,12 @@ class NeuronGraph:
             and self._names == other._names
             and _equal_groups(self._inputs, other._inputs)
             and _equal_groups(self._outputs, other._outputs)
-            and np.array_equal(self._has_bias, other._has_bias)
-            and self._equal_activations(other)
-            and torch.equal(self._edge_index, other._edge_index)
-        )
-
-    def _equal_activations(self, other: NeuronGraph) -> bool:
-        # Tables list activations by first occurrence, so equal assignments have equal tables.
-        return self._activation_table == other._activation_table and np.array_equal(
-            self._activation_code, other._activation_code
+            # Tables list activations by first occurrence, so equal assignments have equal tables.
+            and self._activation_table == other._activation_table
+            and all(
+                _equal(self._tensors[name], other._tensors[name])
+                for name in ("has_bias", "activation_code", "edge_index")
+            )
         )
 
     def __hash__(self) -> int:
@@ -377,5 +419,9 @@ def _rebuild(arguments: dict[str, Any]) -> NeuronGraph:
     return NeuronGraph(**arguments)
 
 
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one, other.to(one.device))
+
+
 def _equal_groups(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[n], other[n]) for n in one)
+    return list(one) == list(other) and all(_equal(one[n], other[n]) for n in one)

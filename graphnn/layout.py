@@ -86,7 +86,7 @@ def layout(graph: NeuronGraph) -> np.ndarray:
 
 def _columns(graph: NeuronGraph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each neuron's level, and each level's number of neurons and the distance between them."""
-    level = graph.level.numpy()
+    level = graph.to("cpu").level.numpy()
     width = np.bincount(level, minlength=graph.num_levels)
     return level, width, _SPACING * np.sqrt(width.max() / np.maximum(width, 1))
 
@@ -168,7 +168,7 @@ def style(net: Network, trace: Trace | None = None, sample: int = 0) -> Style:
         >>> graphnn.layout.style(net).edge_colors().tolist()
         [[0, 114, 178], [230, 97, 0]]
     """
-    graph = net.graph
+    graph = net.graph.to("cpu")
     role = neuron_roles(graph)
     level, _, spacing = _columns(graph)
     sizes, colors, value = spacing[level] / 2, ROLE_COLORS[role], None
@@ -211,6 +211,7 @@ def _largest_strength(source: np.ndarray, weight: Tensor, value: Tensor | None) 
 
 def neuron_roles(graph: NeuronGraph) -> np.ndarray:
     """(N,) int64 places in `ROLES`, as `Style.role`."""
+    graph = graph.to("cpu")
     role = np.where(graph.fan_in.numpy() == 0, _CONSTANT, _HIDDEN)
     role[graph.output_ids.numpy()] = _OUTPUT
     role[graph.input_ids.numpy()] = _INPUT
@@ -291,7 +292,7 @@ def node_pieces(
         An iterator over dicts of attribute name -> plain Python values, one a neuron, in order;
         None where a neuron does not have the attribute.
     """
-    graph = net.graph
+    graph = net.graph.to("cpu")
     state = None if trace is None else _sample(net, trace, sample)
     position = layout(graph)
     bias_neurons, bias = graph.bias_neurons.numpy(), net.bias.detach().cpu()
@@ -359,7 +360,7 @@ def edge_pieces(net: Network, drawn: Style, trace: Trace | None = None) -> Itera
     Returns:
         An iterator over `EdgePiece`.
     """
-    source, target = net.graph.edge_index.numpy()
+    source, target = net.graph.to("cpu").edge_index.numpy()
     weight = net.weight.detach().cpu()
     for start in range(0, net.graph.num_edges, _PIECE):
         own = slice(start, min(start + _PIECE, net.graph.num_edges))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from graphnn import algorithms
 from graphnn.activation import Activation
 
 if TYPE_CHECKING:
@@ -96,24 +96,23 @@ class LevelTables:
 
 
 def cut_levels(plan: ExecutionPlan, device: torch.device) -> LevelTables:
-    """Cuts a plan into levels, with its tensors on `device`."""
+    """Cuts a plan into levels, where the plan is; the tables' tensors are then on `device`."""
     cutter = _LevelCutter(plan, device)
-    levels = tuple(cutter.cut(level) for level in range(1, plan.num_levels))
+    levels = cutter.levels()
     last_reader = list(range(plan.num_levels))
     for level in levels:
         for source in level.pool_levels:
             last_reader[source] = level.index
     rows, order = cutter.outputs()
-    columns = np.argsort(cutter.input_position, kind="stable")
-    neurons = cutter.neuron_order
+    columns = plan.input_position.argsort(stable=True)
     return LevelTables(
         levels=levels,
         last_reader=tuple(last_reader),
         input_columns=None if _counts_up(columns) else cutter.tensor(columns),
         output_rows=rows,
         output_order=order,
-        is_ordered=_counts_up(neurons),
-        input_neurons=cutter.tensor(neurons[: columns.size]),
+        is_ordered=_counts_up(plan.neuron_order),
+        input_neurons=cutter.tensor(plan.neuron_order[: columns.numel()]),
         edge_sizes=_sizes_in_order([level.edges for level in levels]),
         bias_sizes=_sizes_in_order([level.bias for level in levels]),
     )
@@ -130,98 +129,168 @@ def _sizes_in_order(places: list[slice | Tensor]) -> tuple[int, ...] | None:
     return tuple(sizes) if sizes else None
 
 
-def _counts_up(ids: np.ndarray) -> bool:
-    return np.array_equal(ids, np.arange(ids.size))
+def _counts_up(ids: Tensor) -> bool:
+    return torch.equal(ids, torch.arange(ids.numel(), device=ids.device))
 
 
 class _LevelCutter:
-    """Cuts a plan's flat arrays into levels; lives as long as that takes."""
+    """Cuts a plan's flat arrays into levels; lives as long as that takes.
+
+    What is asked of every level is asked of all at once, because each answer from an accelerator
+    is a wait for it.
+    """
 
     def __init__(self, plan: ExecutionPlan, device: torch.device) -> None:
-        from graphnn import topology
-
-        self.device = device
-        self.table = plan.activation_table
-        self.level_ptr = plan.level_ptr.cpu().numpy()
-        self.row_ptr = plan.row_ptr.cpu().numpy()
-        self.edge_order = plan.edge_order.cpu().numpy()
-        self.neuron_order = plan.neuron_order.cpu().numpy()
-        self.bias_slot = plan.bias_slot.cpu().numpy()
-        self.code = plan.activation_code.cpu().numpy()
-        self.block_width = plan.block_width.cpu().numpy()
-        self.input_position = plan.input_position.cpu().numpy()
-        self.output_position = plan.output_position.cpu().numpy()
-        self.pool_ptr, self.pool_source, self.edge_column = topology.level_pools(
-            self.level_ptr, self.row_ptr, plan.edge_source.cpu().numpy()
+        self.plan, self.device = plan, device
+        own = algorithms.on(plan.device)
+        pool_ptr, self.pool_source, self.edge_column = own.level_pools(
+            plan.level_ptr, plan.row_ptr, plan.edge_source
         )
+        self.level_ptr: list[int] = plan.level_ptr.tolist()
+        self.edge_ptr: list[int] = plan.row_ptr[plan.level_ptr].tolist()
+        self.pool_ptr: list[int] = pool_ptr.tolist()
+        self.width: list[int] = plan.block_width.tolist()
+        self.biased = (plan.bias_slot >= 0).nonzero().flatten()
+        self.bias_ptr: list[int] = torch.searchsorted(self.biased, plan.level_ptr).tolist()
+        self.index = range(1, plan.num_levels)
+        levels = torch.arange(plan.num_levels, device=plan.device)
+        self.level = levels.repeat_interleave(plan.level_ptr.diff(), output_size=plan.num_neurons)
+        self.rows = self._rows()
+        self.pieces = self._pieces()
+        self.codes = self._codes()
 
-    def tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(self.device)
+    def tensor(self, ids: Tensor) -> Tensor:
+        # A copy: a view would keep what it was cut from.
+        return ids.to(self.device, torch.int64, copy=True)
 
-    def slice_or_ids(self, ids: np.ndarray) -> slice | Tensor:
-        consecutive = ids.size == 0 or bool((np.diff(ids) == 1).all())
-        if consecutive:
-            first = int(ids[0]) if ids.size else 0
-            return slice(first, first + ids.size)
-        return self.tensor(ids)
+    def _by_level(self, values: Tensor, ptr: list[int]) -> list[Tensor]:
+        return [values[ptr[level] : ptr[level + 1]] for level in self.index]
 
-    def pool(self, level: int) -> tuple[tuple[int, ...], tuple[Tensor | None, ...]]:
-        sources = self.pool_source[self.pool_ptr[level] : self.pool_ptr[level + 1]]
-        of = np.searchsorted(self.level_ptr, sources, side="right") - 1
-        levels, first = np.unique(of, return_index=True)
-        pieces = np.split(sources, first[1:]) if levels.size else []
+    def _slices_or_ids(self, ids: Tensor, ptr: list[int]) -> list[slice | Tensor]:
+        """The levels' ids, as slices where they are consecutive."""
+        found: list[slice | Tensor] = []
+        by_level = self._by_level(ids, ptr)
+        consecutive = _answers([(own.diff() == 1).all() for own in by_level])
+        firsts = _answers([own[0] if own.numel() else own.sum() for own in by_level])
+        for own, is_slice, first in zip(by_level, consecutive, firsts, strict=True):
+            found.append(slice(first, first + own.numel()) if is_slice else self.tensor(own))
+        return found
+
+    def _rows(self) -> Tensor:
+        """(E,) each edge's target as a place in its level."""
+        plan = self.plan
+        places = torch.arange(plan.num_neurons, device=plan.device)
+        places -= plan.level_ptr[self.level]
+        small = places.to(plan.edge_source.dtype)
+        return small.repeat_interleave(plan.row_ptr.diff(), output_size=plan.num_edges)
+
+    def _level_of(self, positions: Tensor) -> Tensor:
+        return torch.searchsorted(self.plan.level_ptr, positions, right=True) - 1
+
+    def _pieces(self) -> list[list[tuple[int, int]]]:
+        """For each level, (lower level, number of its neurons that are read), ascending."""
+        num_levels = self.plan.num_levels
+        sizes = torch.tensor(self.pool_ptr, device=self.plan.device).diff()
+        levels = torch.arange(num_levels, device=self.plan.device)
+        reader = torch.repeat_interleave(levels, sizes, output_size=self.pool_source.numel())
+        keys = reader * num_levels + self._level_of(self.pool_source.long())
+        return _grouped(keys, num_levels, num_levels)
+
+    def _codes(self) -> list[list[tuple[int, int]]]:
+        """For each level, (place in the activation table, number of neurons), ascending."""
+        plan, num_codes = self.plan, len(self.plan.activation_table)
+        keys = (self.level * num_codes + plan.activation_code).sort().values
+        return _grouped(keys, plan.num_levels, num_codes)
+
+    def _pool(self, level: int) -> tuple[tuple[int, ...], tuple[Tensor | None, ...]]:
+        start = self.pool_ptr[level]
         rows: list[Tensor | None] = []
-        for source_level, piece in zip(levels.tolist(), pieces, strict=True):
-            start, end = self.level_ptr[source_level], self.level_ptr[source_level + 1]
-            rows.append(None if piece.size == end - start else self.tensor(piece - start))
-        return tuple(levels.tolist()), tuple(rows)
+        for lower, count in self.pieces[level]:
+            first, end = self.level_ptr[lower : lower + 2]
+            own = self.pool_source[start : start + count]
+            rows.append(None if count == end - first else self.tensor(own - first))
+            start += count
+        return tuple(lower for lower, _ in self.pieces[level]), tuple(rows)
 
-    def activations(self, codes: np.ndarray) -> tuple[tuple[Activation, Tensor | None], ...]:
-        used = np.unique(codes)
-        if used.size == 1:
-            return ((self.table[used[0]], None),)
-        return tuple((self.table[c], self.tensor(np.flatnonzero(codes == c))) for c in used)
+    def _activations(self, level: int) -> tuple[tuple[Activation, Tensor | None], ...]:
+        table, used = self.plan.activation_table, [code for code, _ in self.codes[level]]
+        if len(used) == 1:
+            return ((table[used[0]], None),)
+        codes = self.plan.activation_code[self.level_ptr[level] : self.level_ptr[level + 1]]
+        return tuple((table[c], self.tensor((codes == c).nonzero().flatten())) for c in used)
 
     def outputs(self) -> tuple[tuple[tuple[int, Tensor | None], ...], Tensor | None]:
-        position, ptr = self.output_position, self.level_ptr
-        level = np.searchsorted(ptr, position, side="right") - 1
+        position = self.plan.output_position
+        level = self._level_of(position)
         rows = []
-        for index in np.unique(level).tolist():
-            own = position[level == index] - ptr[index]
-            everything = own.size == ptr[index + 1] - ptr[index] and _counts_up(own)
+        for index in level.unique().tolist():
+            start, end = self.level_ptr[index : index + 2]
+            own = position[level == index] - start
+            everything = own.numel() == end - start and _counts_up(own)
             rows.append((index, None if everything else self.tensor(own)))
-        place = np.empty(level.size, np.int64)
-        place[np.argsort(level, kind="stable")] = np.arange(level.size)
+        place = level.argsort(stable=True).argsort()
         return tuple(rows), None if _counts_up(place) else self.tensor(place)
 
-    def cut(self, level: int) -> Level:
-        top, end = int(self.level_ptr[level]), int(self.level_ptr[level + 1])
-        first, last = int(self.row_ptr[top]), int(self.row_ptr[end])
-        row_ptr = self.row_ptr[top : end + 1] - first
-        slots = self.bias_slot[top:end]
-        biased = np.flatnonzero(slots >= 0)
-        pool_levels, pool_rows = self.pool(level)
-        activations = self.activations(self.code[top:end])
+    def levels(self) -> tuple[Level, ...]:
+        plan = self.plan
+        edges = self._slices_or_ids(plan.edge_order, self.edge_ptr)
+        bias = self._slices_or_ids(plan.bias_slot[self.biased], self.bias_ptr)
+        columns = [
+            self.edge_column[self.edge_ptr[level] : self.edge_ptr[level] + self.width[level]]
+            for level in self.index
+        ]
+        in_order = _answers([(own.diff() > 0).all() for own in columns])
+        return tuple(
+            self._level(level, edges[i], bias[i], None if in_order[i] else self.tensor(columns[i]))
+            for i, level in enumerate(self.index)
+        )
+
+    def _level(
+        self,
+        level: int,
+        edges: slice | Tensor,
+        bias: slice | Tensor,
+        block_columns: Tensor | None,
+    ) -> Level:
+        plan = self.plan
+        top, end = self.level_ptr[level : level + 2]
+        first, last = self.edge_ptr[level : level + 2]
+        size = end - top
+        row_ptr = plan.row_ptr[top : end + 1] - first
+        biased = self.biased[self.bias_ptr[level] : self.bias_ptr[level + 1]]
+        pool_levels, pool_rows = self._pool(level)
+        activations = self._activations(level)
         places = [place for _, place in activations if place is not None]
-        merged = torch.cat(places).argsort() if places else None
-        is_block = bool(self.block_width[level] > 0)
-        columns = self.edge_column[first : first + self.block_width[level]]
-        in_order = not is_block or bool((np.diff(columns) > 0).all())
         return Level(
             index=level,
             pool_levels=pool_levels,
             pool_rows=pool_rows,
-            pool_size=int(self.pool_ptr[level + 1] - self.pool_ptr[level]),
-            size=end - top,
-            is_block=is_block,
-            block_columns=None if in_order else self.tensor(columns),
-            edges=self.slice_or_ids(self.edge_order[first:last]),
+            pool_size=self.pool_ptr[level + 1] - self.pool_ptr[level],
+            size=size,
+            is_block=self.width[level] > 0,
+            block_columns=block_columns,
+            edges=edges,
             columns=self.tensor(self.edge_column[first:last]),
-            rows=self.tensor(np.repeat(np.arange(end - top), np.diff(row_ptr))),
+            rows=self.tensor(self.rows[first:last]),
             row_ptr=self.tensor(row_ptr),
-            neurons=self.tensor(self.neuron_order[top:end]),
-            biased=None if biased.size == end - top else self.tensor(biased),
-            bias=self.slice_or_ids(slots[biased]),
+            neurons=self.tensor(plan.neuron_order[top:end]),
+            biased=None if biased.numel() == size else self.tensor(biased - top),
+            bias=bias,
             activations=activations,
-            activation_order=merged,
+            activation_order=torch.cat(places).argsort() if places else None,
         )
+
+
+def _answers(asked: list[Tensor]) -> list[Any]:
+    """Numbers of one element each, fetched together."""
+    return torch.stack(asked).tolist() if asked else []
+
+
+def _grouped(keys: Tensor, num_levels: int, divisor: int) -> list[list[tuple[int, int]]]:
+    """For each level, (what, how often) of ascending keys level * divisor + what."""
+    found: list[list[tuple[int, int]]] = [[] for _ in range(num_levels)]
+    distinct, counts = keys.unique_consecutive(return_counts=True)
+    for key, count in torch.stack([distinct, counts], 1).tolist():
+        level, what = divmod(key, divisor)
+        found[level].append((what, count))
+    return found

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from graphnn import network_summary, parameters
 from graphnn.backends import selection
 from graphnn.backends.base import Call
+from graphnn.backends.transforms import is_plain
 from graphnn.errors import GraphError
 from graphnn.graph import NeuronGraph
 from graphnn.plan import ExecutionPlan, build_plan
 from graphnn.trace import Trace
 
 OUTPUT_TRANSFORMS = (None, "softmax", "log_softmax")
-_DERIVED = ("_plan", "_output_tuple")
+_DERIVED = ("_plan", "_output_tuple", "_input_sizes", "_output_sizes")
 
 
 class Network(nn.Module):
@@ -33,7 +35,8 @@ class Network(nn.Module):
         backend: "auto" or a name from `graphnn.backends()`.
         output_transform: None, "softmax" or "log_softmax", over each output group.
         dtype: Of the parameters; default: that of `weight`, else of `bias`, else torch's default.
-        device: Of the parameters; default: that of `weight`, else of `bias`, else torch's default.
+        device: Of the parameters; default: that of `weight`, else of `bias`, else of a graph that
+            is not on the CPU, else torch's default.
         generator: Draws the parameters; default: torch's global one.
 
     Raises:
@@ -80,7 +83,7 @@ class Network(nn.Module):
             parameters.read_values(weight, "weight"),
             parameters.read_values(bias, "bias"),
         )
-        dtype, device = parameters.placement(weight, bias, dtype, device)
+        dtype, device = parameters.placement(weight, bias, dtype, device, graph.device)
         self.weight = nn.Parameter(
             parameters.make(weight, "weight", "num_edges", graph.num_edges, dtype, device)
         )
@@ -91,6 +94,7 @@ class Network(nn.Module):
         self._plan = build_plan(graph, self.weight.device)
         # Made here, because torch.compile cannot trace the making of a class.
         self._output_tuple = output_tuple(tuple(graph.outputs))
+        self._input_sizes, self._output_sizes = _sizes(graph.inputs), _sizes(graph.outputs)
         drawn = [name for name, value in (("weight", weight), ("bias", bias)) if value is None]
         self._draw(drawn, generator)
 
@@ -160,16 +164,21 @@ class Network(nn.Module):
 
         Args:
             inputs: One tensor (*, n) for each input group, in declared order, with equal leading
-                dimensions; of the network's dtype and device.
+                dimensions; of the network's dtype (under autocast of any float dtype) and device.
             named: The same by group name.
 
         Returns:
-            (*, n_out), or with several output groups a named tuple of one such tensor for each.
+            (*, n_out), or with several output groups a named tuple of one such tensor for each; of
+            the network's dtype, under a GPU's autocast of autocast's.
 
         Raises:
             GraphError: Groups, shapes, dtypes or devices do not fit.
             BackendError: The backend asked for by name cannot run this call.
         """
+        if len(inputs) == 1 and not named:
+            outputs = self._run_plain(inputs[0])
+            if outputs is not None:
+                return self.split_outputs(outputs)
         flat, leading = self._read_inputs(inputs, named)
         outputs = self._run(Call(self._plan, self.weight, self.bias, flat))
         return self.split_outputs(outputs.reshape(*leading, outputs.shape[-1]))
@@ -196,6 +205,7 @@ class Network(nn.Module):
         weight = self.weight
         call = Call(self._plan, weight, self.bias, flat, offset, "all")
         values, preactivations = self._run(call)
+        narrow = _autocast_dtype(weight)
         own = values.index_select(1, self._graph.output_ids.to(values.device))
         return Trace(
             values=values.reshape(*leading, values.shape[-1]),
@@ -203,7 +213,7 @@ class Network(nn.Module):
             outputs=self.split_outputs(own.reshape(*leading, own.shape[-1])),
             graph=self._graph,
             # A copy, because an optimiser's step changes the parameter in place.
-            weight=weight.clone(),
+            weight=weight.clone() if narrow is None else weight.to(narrow),
         )
 
     def backend_report(self, /, *inputs: Tensor, **named: Tensor) -> selection.BackendReport:
@@ -220,12 +230,19 @@ class Network(nn.Module):
         return selection.report(self._backend, Call(self._plan, self.weight, self.bias, flat))
 
     def _run(self, call: Call) -> Any:
+        if not _is_autocast(call.weight.device):
+            return selection.select(self._backend, call).run(*call)
+        narrow = _autocast_dtype(call.weight)
         backend = selection.select(self._backend, call)
-        arguments = (call.plan, call.weight, call.bias, call.inputs, call.offset, call.keep)
-        if _is_autocast(call.weight.device):
-            with torch.autocast(call.weight.device.type, enabled=False):
-                return backend.run(*arguments)
-        return backend.run(*arguments)
+        with torch.autocast(call.weight.device.type, enabled=False):
+            if narrow is None:
+                return backend.run(*call)
+            if backend.sums_in_float32:
+                return backend.run(*call.to(narrow))
+            found = backend.run(*call)
+        if isinstance(found, Tensor):
+            return found.to(narrow)
+        return tuple(part.to(narrow) for part in found)
 
     def split_outputs(self, joined: Tensor) -> Any:
         """Output groups out of all outputs, transformed.
@@ -236,10 +253,9 @@ class Network(nn.Module):
         Returns:
             What `forward` returns.
         """
-        groups = self._graph.outputs
-        if len(groups) == 1:
+        if len(self._output_sizes) == 1:
             return self._transform(joined)
-        parts = joined.split([ids.numel() for ids in groups.values()], dim=-1)
+        parts = joined.split(self._output_sizes, dim=-1)
         # A part is copied: written to in place, a view would change its neighbours' memory owner.
         return self._output_tuple(*(self._transform(part.clone()) for part in parts))
 
@@ -280,6 +296,30 @@ class Network(nn.Module):
             self._plan = build_plan(self._graph, weight.device)
         return flat, leading
 
+    def _run_plain(self, x: Tensor) -> Any:
+        """The outputs, where nothing has to be asked about the call; else None.
+
+        That is for one tensor (B, n_in) and parameters that are plain and fit. The checks with
+        their messages, and the choice of a backend, take longer than a small network.
+        """
+        own, plan = self._parameters, self._plan
+        weight, bias = own.get("weight"), own.get("bias")
+        if (
+            weight is None
+            or bias is None
+            or not isinstance(x, Tensor)
+            or not is_plain(weight, bias, x)
+            or not (x.is_cpu and weight.is_cpu and bias.is_cpu)
+            or not x.dtype == bias.dtype == weight.dtype
+            or x.dim() != 2
+            or self._input_sizes != (x.shape[1],)
+            or torch.is_autocast_enabled("cpu")
+            or forward_ad._current_level >= 0
+        ):
+            return None
+        run = selection.plain_run(self._backend, plan, weight.dtype)
+        return None if run is None else run(plan, weight, bias, x, None, "outputs")
+
     def _read_offset(self, offset: Tensor, leading: tuple[int, ...]) -> Tensor:
         expected = (*leading, self._graph.num_neurons)
         if not isinstance(offset, Tensor) or tuple(offset.shape) != expected:
@@ -287,7 +327,9 @@ class Network(nn.Module):
             raise GraphError(
                 f"offset must have shape {expected}, one column a neuron (got {shape})."
             )
-        _check_placement("offset", offset, self.weight)
+        autocast = _is_autocast(self.weight.device)
+        _check_placement("offset", offset, self.weight, autocast)
+        offset = offset.to(self.weight.dtype) if autocast else offset
         return offset.reshape(math.prod(leading), expected[-1])
 
     def __str__(self) -> str:
@@ -321,6 +363,12 @@ class Network(nn.Module):
         super().__setstate__(state)
         self._plan = build_plan(self._graph, self.weight.device)
         self._output_tuple = output_tuple(tuple(self._graph.outputs))
+        self._input_sizes = _sizes(self._graph.inputs)
+        self._output_sizes = _sizes(self._graph.outputs)
+
+
+def _sizes(groups: Mapping[str, Tensor]) -> tuple[int, ...]:
+    return tuple(ids.numel() for ids in groups.values())
 
 
 @lru_cache(maxsize=1024)
@@ -340,6 +388,17 @@ def _is_autocast(device: torch.device) -> bool:
     kind = device.type
     # Asking about a device that has no autocast, such as meta, is an error.
     return kind != "meta" and torch.is_autocast_enabled(kind)
+
+
+def _autocast_dtype(weight: Tensor) -> torch.dtype | None:
+    """What autocast has a network compute in and return; None where that is its own dtype.
+
+    On a GPU it is what nn.Linear would take: float64 stays. On a CPU all stays as it is.
+    """
+    if weight.device.type != "cuda" or not _is_autocast(weight.device):
+        return None
+    dtype = torch.get_autocast_dtype("cuda")
+    return None if weight.dtype in (dtype, torch.float64) else dtype
 
 
 def _by_group(
@@ -370,17 +429,16 @@ def _check_input(name: str, x: Tensor, size: int, weight: Tensor, autocast: bool
             f"input {name!r} must have shape (*, {size}), one column a neuron "
             f"(got {tuple(x.shape)})."
         )
-    if not (autocast and x.is_floating_point() and x.device == weight.device):
-        _check_placement(f"input {name!r}", x, weight)
+    _check_placement(f"input {name!r}", x, weight, autocast)
 
 
-def _check_placement(name: str, x: Tensor, weight: Tensor) -> None:
+def _check_placement(name: str, x: Tensor, weight: Tensor, autocast: bool) -> None:
     if x.device != weight.device:
         raise GraphError(
             f"{name} must be where the weights are: it is on {x.device}, they are on "
             f"{weight.device}. Move one with .to()."
         )
-    if x.dtype != weight.dtype:
+    if x.dtype != weight.dtype and not (autocast and x.is_floating_point()):
         raise GraphError(
             f"{name} must have the weights' dtype {weight.dtype} (got {x.dtype}). Convert it, or "
             "the network with net.to(dtype)."

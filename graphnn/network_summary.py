@@ -78,7 +78,7 @@ def one_line(trace: Trace) -> str:
 
 
 def _value_rows(trace: Trace, most: int) -> list[tuple[str, ...]]:
-    graph = trace.graph
+    graph = trace.graph.to("cpu")
     samples = trace.values.detach().reshape(-1, graph.num_neurons)
     # One pass over all that there is, and nothing as large is made.
     low, high = (own.double().cpu().numpy() for own in torch.aminmax(samples, dim=0))

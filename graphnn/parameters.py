@@ -46,9 +46,13 @@ def read_values(value: Any, name: str) -> Tensor | None:
 
 
 def placement(
-    weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype | None, device: Any
+    weight: Tensor | None,
+    bias: Tensor | None,
+    dtype: torch.dtype | None,
+    device: Any,
+    graph_device: torch.device,
 ) -> tuple[torch.dtype, torch.device]:
-    """The dtype and device of the parameters, as given or as the values imply them."""
+    """The dtype and device of the parameters, as given or as values and graph imply them."""
     given = [value for value in (weight, bias) if value is not None]
     floating = [value for value in given if value.is_floating_point()]
     if dtype is None:
@@ -56,7 +60,9 @@ def placement(
     if dtype not in _DTYPES:
         raise GraphError(f"dtype must be one of {', '.join(map(str, _DTYPES))} (got {dtype}).")
     if device is None:
-        device = given[0].device if given else torch.get_default_device()
+        # A graph was brought to an accelerator on purpose; on the CPU it is where all begin.
+        implied = torch.get_default_device() if graph_device.type == "cpu" else graph_device
+        device = given[0].device if given else implied
     return dtype, torch.device(device)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from graphnn import algorithms
 from graphnn.activation import Activation
 from graphnn.graph import NeuronGraph
 from graphnn.levels import Level, LevelTables, cut_levels
+from graphnn.placing import exact_device, untouched
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class ExecutionPlan:
             name: value.to(device) if isinstance(value, Tensor) else value
             for name, value in self.__dict__.items()
         }
-        # The tables are cut from numbers on the CPU, which a moved plan no longer has.
+        # The tables are cut where the plan was made: on a meta device there is nothing to cut.
         origin = self.derived.get("origin", self)
         return ExecutionPlan(**{**moved, "device": device, "derived": {"origin": origin}})
 
@@ -90,11 +90,8 @@ class ExecutionPlan:
 
 def _tables(plan: ExecutionPlan) -> LevelTables:
     if "tables" not in plan.derived:
-        # On a thread of its own, because a torch.func transform or a fake tensor mode around the
-        # first call would reach into the making; both are kept per thread.
         origin = plan.derived.get("origin", plan)
-        with ThreadPoolExecutor(1) as thread:
-            tables = thread.submit(cut_levels, origin, plan.device).result()
+        tables = untouched(cut_levels, origin, plan.device)
         plan.derived.setdefault("tables", tables)
     return plan.derived["tables"]
 
@@ -109,7 +106,8 @@ def build_plan(graph: NeuronGraph, device: torch.device | str | None = None) -> 
 
     Args:
         graph: The wiring.
-        device: Where the plan's tensors live; the CPU by default.
+        device: Where the plan's tensors live; by default where the graph is. It is derived where
+            the graph is, and moved.
 
     Returns:
         The plan. The same object for the same graph and device.
@@ -119,13 +117,14 @@ def build_plan(graph: NeuronGraph, device: torch.device | str | None = None) -> 
         >>> graphnn.build_plan(graph).level_ptr
         tensor([0, 1, 3, 4])
     """
-    where, cpu = torch.device("cpu" if device is None else device), torch.device("cpu")
+    own = graph.device
+    where = own if device is None else exact_device(device)
     # Of two threads that build at once, the first to finish keeps its plan and both get that one.
-    if ("plan", cpu) not in graph.derived:
-        graph.derived.setdefault(("plan", cpu), _build(graph))
+    if ("plan", own) not in graph.derived:
+        graph.derived.setdefault(("plan", own), _build(graph))
     if ("plan", where) not in graph.derived:
         with torch.inference_mode(False):
-            moved = graph.derived["plan", cpu].to(where)
+            moved = graph.derived["plan", own].to(where)
         graph.derived.setdefault(("plan", where), moved)
     return graph.derived["plan", where]
 
@@ -133,44 +132,39 @@ def build_plan(graph: NeuronGraph, device: torch.device | str | None = None) -> 
 # As in NeuronGraph: what is kept beside the graph must not be made of inference tensors.
 @torch.inference_mode(False)
 def _build(graph: NeuronGraph) -> ExecutionPlan:
-    from graphnn import topology
-
-    own = graph.sorted_edges
-    level = graph.level.numpy()
-    level_ptr = topology.row_pointers(level, graph.num_levels)
-    if (np.diff(level) >= 0).all():
+    own, edges, level = algorithms.on(graph.device), graph.sorted_edges, graph.level
+    neurons = torch.arange(graph.num_neurons, device=graph.device)
+    level_ptr = own.row_pointers(level, graph.num_levels)
+    if (level.diff() >= 0).all():
         # Neurons numbered level by level, as converters and generators do: nothing moves.
-        neuron_order = position = np.arange(graph.num_neurons)
-        row_ptr, edge_source, edge_order = own.ptr, own.source, own.order
+        neuron_order = position = neurons
+        row_ptr, edge_source, edge_order = edges.ptr, edges.source, edges.order
     else:
-        neuron_order = np.empty(graph.num_neurons, np.int64)
-        topology.stable_order(level, level_ptr, neuron_order)
-        position = np.empty(graph.num_neurons, np.int64)
-        position[neuron_order] = np.arange(graph.num_neurons)
-        row_ptr, edge_source, edge_order = topology.reorder_rows(
-            own.ptr, own.source, own.order, neuron_order, position
+        neuron_order = own.stable_order(level, level_ptr, torch.int64)
+        position = torch.empty_like(neurons)
+        position[neuron_order] = neurons
+        row_ptr, edge_source, edge_order = own.reorder_rows(
+            edges.ptr, edges.source, edges.order, neuron_order, position
         )
-    width, first_edge = topology.complete_levels(level_ptr, row_ptr, edge_source, edge_order)
-    slot = np.full(graph.num_neurons, -1, np.int64)
-    bias_neurons = graph.bias_neurons.numpy()
-    slot[bias_neurons] = np.arange(bias_neurons.size)
-    as_tensor = torch.from_numpy
+    width, first_edge = own.complete_levels(level_ptr, row_ptr, edge_source, edge_order)
+    slot = torch.full_like(neurons, -1)
+    slot[graph.bias_neurons] = neurons[: graph.bias_neurons.numel()]
     return ExecutionPlan(
         num_neurons=graph.num_neurons,
         num_edges=graph.num_edges,
         num_levels=graph.num_levels,
-        level_ptr=as_tensor(level_ptr),
-        neuron_order=as_tensor(neuron_order),
-        neuron_position=as_tensor(position),
-        row_ptr=as_tensor(row_ptr),
-        edge_source=as_tensor(edge_source),
-        edge_order=as_tensor(edge_order),
-        bias_slot=as_tensor(slot[neuron_order]),
+        level_ptr=level_ptr,
+        neuron_order=neuron_order,
+        neuron_position=position,
+        row_ptr=row_ptr,
+        edge_source=edge_source,
+        edge_order=edge_order,
+        bias_slot=slot[neuron_order],
         activation_code=graph.activation_code[neuron_order],
         activation_table=graph.activation_table,
-        block_width=as_tensor(width),
-        block_first_edge=as_tensor(first_edge),
-        input_position=as_tensor(position[graph.input_ids.numpy()]),
-        output_position=as_tensor(position[graph.output_ids.numpy()]),
-        device=torch.device("cpu"),
+        block_width=width,
+        block_first_edge=first_edge,
+        input_position=position[graph.input_ids],
+        output_position=position[graph.output_ids],
+        device=graph.device,
     )

@@ -169,7 +169,7 @@ class Record:
             ConversionError: A name is neither a str nor an int, the two kinds that formats hold,
                 or the dtypes of weight and bias differ.
         """
-        graph = net.graph
+        graph = net.graph.to("cpu")
         biased = np.zeros(graph.num_neurons, bool)
         biased[graph.bias_neurons.numpy()] = True
         return cls(

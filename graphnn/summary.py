@@ -79,6 +79,7 @@ def of_graph(graph: NeuronGraph) -> Summary:
 
 def graph_facts(graph: NeuronGraph) -> list[tuple[str, str]]:
     """Neurons, edges, levels, density, activations, groups and names of a wiring."""
+    graph = graph.to("cpu")
     inputs, outputs = (np.unique(ids.numpy()) for ids in (graph.input_ids, graph.output_ids))
     hidden = graph.num_neurons - np.union1d(inputs, outputs).size
     level = graph.level.numpy()
@@ -102,6 +103,7 @@ def graph_facts(graph: NeuronGraph) -> list[tuple[str, str]]:
 
 def activations_text(graph: NeuronGraph) -> str:
     """How many computed neurons have each activation, the most frequent first."""
+    graph = graph.to("cpu")
     is_computed = np.ones(graph.num_neurons, bool)
     is_computed[graph.input_ids.numpy()] = False
     codes = graph.activation_code.numpy()[is_computed]
@@ -114,6 +116,7 @@ def activations_text(graph: NeuronGraph) -> str:
 
 def level_table(graph: NeuronGraph, most: int) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """Header and at most so many rows of neurons and edges by level."""
+    graph = graph.to("cpu")
     level = graph.level.numpy()
     neurons = np.bincount(level, minlength=graph.num_levels)
     # Exact while a level has fewer than 2 ** 53 edges.

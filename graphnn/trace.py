@@ -69,8 +69,9 @@ class Trace:
         Raises:
             GraphError: `target` is neither "value" nor "preactivation".
         """
-        levels = range(1, self.graph.num_levels)
-        return [self._gather(self.graph.edges_of_level(level), target) for level in levels]
+        graph = self._placed
+        levels = range(1, graph.num_levels)
+        return [self._gather(graph.edges_of_level(level), target) for level in levels]
 
     def triplets_of(self, edges: EdgeIds, target: At = "value") -> Tensor:
         """The triplets of chosen edges.
@@ -98,7 +99,7 @@ class Trace:
 
         Returns:
             An iterator over (edge ids (n,), triplets (*, n, 3)), in the order of the levels and in
-            a level by id: `triplets`, joined and cut anew.
+            a level by id: `triplets`, joined and cut anew. The ids are where the graph is.
 
         Raises:
             GraphError: `chunk_edges` is below 1, or `target` is unknown.
@@ -106,8 +107,13 @@ class Trace:
         if not isinstance(chunk_edges, numbers.Integral) or chunk_edges < 1:
             raise GraphError(f"chunk_edges must be an integer of at least 1 (got {chunk_edges!r}).")
         self._at_target(target)
-        pieces = self.graph.edges_in_level_order.split(int(chunk_edges))
-        return ((edges, self._gather(edges, target)) for edges in pieces if edges.numel())
+        graphs = self.graph, self._placed
+        ids, own = (g.edges_in_level_order.split(int(chunk_edges)) for g in graphs)
+        return (
+            (edges, self._gather(placed, target))
+            for edges, placed in zip(ids, own, strict=True)
+            if edges.numel()
+        )
 
     def contributions(self, edges: EdgeIds | None = None) -> Tensor:
         """What each edge adds to its target's preactivation: weight * source value.
@@ -121,11 +127,11 @@ class Trace:
         Raises:
             GraphError: An id is not an edge's.
         """
-        source, weight = self.graph.edge_index[0], self.weight
+        source, weight = self._placed.edge_index[0], self.weight
         if edges is not None:
             ids = self._edge_ids(edges)
-            source, weight = source[ids], weight[ids.to(weight.device)]
-        return self.values.index_select(-1, source.to(weight.device)) * weight
+            source, weight = source[ids], weight[ids]
+        return self.values.index_select(-1, source) * weight
 
     def top_edges(
         self,
@@ -144,8 +150,8 @@ class Trace:
             sample: One sample, counted over all leading dimensions, or None for the mean over all.
 
         Returns:
-            (min(k, E),) int64 edge ids, the largest magnitude first, ties by id; NaN counts as
-            infinite.
+            (min(k, E),) int64 edge ids where the graph is, the largest magnitude first, ties by id;
+            NaN counts as infinite.
 
         Raises:
             GraphError: `k` is negative or no integer, `by` is unknown, there is no such sample, or
@@ -163,8 +169,9 @@ class Trace:
                     "edges must be ranked over at least one sample (the trace has none)."
                 )
             strength = values.mean(0) if sample is None else values[self._sample(sample)]
-            score = score * strength.index_select(0, self.graph.edge_index[0].to(score.device))
-        return largest(score.abs().nan_to_num(nan=torch.inf, posinf=torch.inf), int(k))
+            score = score * strength.index_select(0, self._placed.edge_index[0])
+        magnitude = score.abs().nan_to_num_(nan=torch.inf, posinf=torch.inf)
+        return largest(magnitude, int(k)).to(self.graph.device)
 
     def to_frame(self, sample: int = 0, edges: EdgeIds | None = None) -> pd.DataFrame:
         """One sample's edges as a pandas table.
@@ -184,9 +191,11 @@ class Trace:
         """
         import pandas as pd
 
-        graph = self.graph
+        graph = self.graph.to("cpu")
         row = self._sample(sample)
-        ids = np.arange(graph.num_edges) if edges is None else self._edge_ids(edges).numpy()
+        ids = np.arange(graph.num_edges)
+        if edges is not None:
+            ids = self._edge_ids(edges).cpu().numpy()
         source, target = graph.edge_index.numpy()[:, ids]
         value = _array(self._samples(self.values)[row])
         preactivation = _array(self._samples(self.preactivations)[row])
@@ -215,6 +224,11 @@ class Trace:
     def __repr__(self) -> str:
         return network_summary.one_line(self)
 
+    @property
+    def _placed(self) -> NeuronGraph:
+        """The wiring where the numbers are."""
+        return self.graph.to(self.values.device)
+
     def _samples(self, state: Tensor) -> Tensor:
         return state.reshape(-1, state.shape[-1]) if state.dim() != 2 else state
 
@@ -228,7 +242,8 @@ class Trace:
         return int(sample) % count
 
     def _edge_ids(self, edges: EdgeIds) -> Tensor:
-        return wiring.read_ids(edges, "edges", self.graph.num_edges, kind="edge")
+        count, device = self.graph.num_edges, self.values.device
+        return wiring.read_ids(edges, "edges", count, kind="edge", device=device)
 
     def _at_target(self, target: str) -> Tensor:
         if target not in ("value", "preactivation"):
@@ -238,7 +253,7 @@ class Trace:
     def _gather(self, edges: Tensor, target: str) -> Tensor:
         at_target = self._samples(self._at_target(target))
         values = self._samples(self.values)
-        own = _triplets(values, self.weight, at_target, self.graph.edge_index, edges)
+        own = _triplets(values, self.weight, at_target, self._placed.edge_index, edges)
         return own.reshape(*self.values.shape[:-1], *own.shape[1:])
 
 
@@ -256,17 +271,17 @@ def largest(score: Tensor, k: int) -> Tensor:
         k: How many; all of them where there are fewer.
 
     Returns:
-        (min(k, n),) int64 on the CPU, the largest first, ties by place.
+        (min(k, n),) int64, the largest first, ties by place.
     """
     k = min(k, score.numel())
     if k == 0:
-        return torch.empty(0, dtype=torch.int64, device="cpu")
+        return torch.empty(0, dtype=torch.int64, device=score.device)
     # topk breaks ties as it likes: take all above the k-th value, then the lowest ids equal to it.
     threshold = score.topk(k, sorted=True).values[-1]
     above = torch.nonzero(score > threshold).flatten()
     equal = torch.nonzero(score == threshold).flatten()[: k - above.numel()]
     ids = torch.cat([above, equal]).sort().values
-    return ids[score[ids].sort(descending=True, stable=True).indices].cpu()
+    return ids[score[ids].sort(descending=True, stable=True).indices]
 
 
 def _triplets(
@@ -281,9 +296,8 @@ def _triplets(
     )
     if compiled:
         return _CompiledTriplets.apply(values, weight, at_target, edge_index, edges)
-    ids = edges.to(values.device)
-    source, target = edge_index.to(values.device)[:, ids]
-    at_edge = weight[ids].expand(values.shape[0], -1)
+    source, target = edge_index[:, edges]
+    at_edge = weight[edges].expand(values.shape[0], -1)
     return torch.stack([values[:, source], at_edge, at_target[:, target]], dim=-1)
 
 

@@ -6,8 +6,7 @@ import difflib
 import keyword
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,9 +15,11 @@ from torch import Tensor
 from graphnn.activation import Activation, resolve
 from graphnn.errors import GraphError
 
+if TYPE_CHECKING:
+    from graphnn.sorted_edges import SortedEdges
+
 Names = Sequence[Hashable] | None
-Groups = Mapping[str, np.ndarray]
-_CYCLE_EDGES_SHOWN = 1000
+Groups = Mapping[str, Tensor]
 # An id beyond both implies so many isolated neurons that it is a label rather than a number.
 _IDS_ALWAYS_FIT, _IDS_PER_GIVEN = 2**24, 100
 
@@ -46,15 +47,22 @@ def _shape_of(value: Any) -> str:
     return type(value).__name__ if shape is None else f"shape {tuple(shape)}, {dtype}"
 
 
-def _integers(value: Any, name: str) -> np.ndarray:
-    """`value` as an int64 array of its own shape; the caller owns no part of it."""
+def _read_shape(read: Tensor) -> str:
+    """The shape of what was read, whatever it was read from."""
+    return f"shape {tuple(read.shape)}, {str(read.dtype).removeprefix('torch.')}"
+
+
+def _integers(value: Any, name: str, device: torch.device | None) -> Tensor:
+    """`value` as an own int64 tensor of its shape, on `device` or where it is."""
     if isinstance(value, Tensor):
         if value.layout != torch.strided:
             raise GraphError(f"{name} must be a dense tensor (got layout {value.layout}).")
+        if value.is_meta:
+            raise GraphError(f"{name} must hold numbers (got a tensor on the meta device).")
         value = value.detach().as_subclass(Tensor)
         if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
             raise GraphError(f"{name} must hold integers (got {_shape_of(value)}).")
-        return value.to("cpu", torch.int64, copy=True).contiguous().numpy()
+        return value.to(device or value.device, torch.int64, copy=True).contiguous()
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
@@ -65,45 +73,51 @@ def _integers(value: Any, name: str) -> np.ndarray:
         raise GraphError(f"{name} must hold integers (got {_shape_of(array)}).")
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise GraphError(f"{name} must fit into int64 (got {array.max()}).")
-    return np.array(array, dtype=np.int64, order="C")
+    own = torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
+    return own if device is None else own.to(device)
 
 
 def read_edge_index(edge_index: Any) -> Tensor:
-    """`edge_index` as an own (2, E) int64 tensor on the CPU."""
-    edges = _integers(edge_index, "edge_index")
-    if edges.ndim != 2 or edges.shape[0] != 2:
-        hint = " Transpose it." if edges.ndim == 2 and edges.shape[1] == 2 else ""
+    """`edge_index` as an own (2, E) int64 tensor, where it is; arrays and lists on the CPU."""
+    edges = _integers(edge_index, "edge_index", None)
+    if edges.dim() != 2 or edges.shape[0] != 2:
+        hint = " Transpose it." if edges.dim() == 2 and edges.shape[1] == 2 else ""
         raise GraphError(
             f"edge_index must have shape (2, E), row 0 the sources and row 1 the targets "
-            f"(got {_shape_of(edges)}).{hint}"
+            f"(got {_read_shape(edges)}).{hint}"
         )
-    return torch.from_numpy(edges)
+    return edges
 
 
-def read_ids(ids: Any, name: str, count: int, kind: str = "neuron") -> Tensor:
-    """`ids` as an own (n,) int64 tensor of neuron or edge ids below `count`."""
-    array = _id_array(ids, name, kind)
-    _check_ids(array, name, count, kind)
-    return torch.from_numpy(array)
+def read_ids(
+    ids: Any, name: str, count: int, kind: str = "neuron", device: torch.device | None = None
+) -> Tensor:
+    """`ids` as an own (n,) int64 tensor of ids below `count` on `device`, by default the CPU."""
+    read = _id_tensor(ids, name, kind, device or torch.device("cpu"))
+    _check_ids(read, name, count, kind)
+    return read
 
 
-def _id_array(ids: Any, name: str, kind: str) -> np.ndarray:
+def _id_tensor(ids: Any, name: str, kind: str, device: torch.device) -> Tensor:
     if not isinstance(ids, Tensor | np.ndarray | Sequence):
         if not isinstance(ids, Iterable):
             raise GraphError(f"{name} must be a sequence of {kind} ids (got {ids!r}).")
         ids = list(ids)
-    array = _integers(ids, name)
-    if array.ndim != 1:
-        raise GraphError(f"{name} must be one-dimensional (got {_shape_of(array)}).")
-    return array
+    read = _integers(ids, name, device)
+    if read.dim() != 1:
+        raise GraphError(f"{name} must be one-dimensional (got {_read_shape(read)}).")
+    return read
 
 
-def _check_ids(array: np.ndarray, name: str, count: int, kind: str) -> None:
-    if array.size and (array.min() < 0 or array.max() >= count):
-        place = int(np.argmax((array < 0) | (array >= count)))
+def _check_ids(ids: Tensor, name: str, count: int, kind: str) -> None:
+    if ids.numel() == 0:
+        return
+    low, high = torch.stack(ids.aminmax()).tolist()
+    if low < 0 or high >= count:
+        place = int(((ids < 0) | (ids >= count)).nonzero()[0])
         raise GraphError(
             f"{name} must be {kind} ids in 0 ... {count - 1}, but {name}[{place}] is "
-            f"{array[place]}."
+            f"{int(ids[place])}."
         )
 
 
@@ -132,8 +146,8 @@ def count_neurons(
     highest, num_given = int(edges.max()) if edges.numel() else -1, edges.numel()
     for groups in (inputs, outputs):
         for ids in (groups or {}).values():
-            highest = max(highest, int(ids.max(initial=-1)))
-            num_given += ids.size
+            highest = max(highest, int(ids.max()) if ids.numel() else -1)
+            num_given += ids.numel()
     if highest < 0:
         raise GraphError("a graph must have at least one neuron. Give num_neurons, or edges.")
     return implied_neurons(highest, num_given)
@@ -185,90 +199,15 @@ def check_range(edges: Tensor, num_neurons: int) -> None:
     """Refuses edges to or from neurons that do not exist."""
     if edges.numel() == 0:
         return
-    low, high = edges.aminmax()
+    low, high = torch.stack(edges.aminmax()).tolist()
     if low >= 0 and high < num_neurons:
         return
-    array = edges.numpy()
-    edge = int(np.argmax(((array < 0) | (array >= num_neurons)).any(axis=0)))
+    edge = int(((edges < 0) | (edges >= num_neurons)).any(0).nonzero()[0])
+    source, target = edges[:, edge].tolist()
     raise GraphError(
         f"edge_index must hold neuron ids in 0 ... {num_neurons - 1}, but edge {edge} is "
-        f"{array[0, edge]} -> {array[1, edge]}."
+        f"{source} -> {target}."
     )
-
-
-@dataclass(frozen=True)
-class SortedEdges:
-    """The edges sorted by (target, source), without duplicates or self-loops.
-
-    Args:
-        ptr: (N + 1,) int64 offsets of each neuron's incoming edges.
-        source: (E,) source ids in sorted order; int32 where ids fit, else int64.
-        order: (E,) edge ids in sorted order, of the same dtype.
-        ascends: Whether every source id is below its target id.
-    """
-
-    ptr: np.ndarray
-    source: np.ndarray
-    order: np.ndarray
-    ascends: bool
-
-    @classmethod
-    def of(cls, edges: Tensor, num_neurons: int, names: Names) -> SortedEdges:
-        """Sorts (2, E) edges; refuses self-loops and duplicate pairs."""
-        from graphnn import topology
-
-        source, target = edges.numpy()
-        dtype = np.int32 if max(num_neurons, source.size) < 2**31 else np.int64
-        is_sorted, ascends, self_loop = topology.scan_edges(source, target)
-        if self_loop >= 0:
-            raise GraphError(
-                f"an edge must join two different neurons, but edge {self_loop} goes from "
-                f"{describe(source[self_loop], names)} to itself. Remove it."
-            )
-        try:
-            ptr = topology.row_pointers(target, num_neurons)
-        except (MemoryError, ValueError):
-            raise GraphError(f"a graph must fit into memory (got {num_neurons} neurons).") from None
-        if is_sorted:
-            return cls(ptr, source.astype(dtype), np.arange(source.size, dtype=dtype), ascends)
-        order, sorted_source = np.empty(source.size, dtype), np.empty(source.size, dtype)
-        source_ptr = topology.row_pointers(source, num_neurons)
-        topology.sort_by_target(source, target, source_ptr, ptr, order, sorted_source)
-        first, later = topology.first_duplicate(ptr, sorted_source, order)
-        if later >= 0:
-            raise GraphError(
-                f"no two edges may have the same source and target, but edges {first} and {later} "
-                f"both go from {describe(source[first], names)} to "
-                f"{describe(target[first], names)}. Remove one, or build with "
-                "graphnn.from_edges(..., coalesce='sum')."
-            )
-        return cls(ptr, sorted_source, order, ascends)
-
-    def levels(self, is_input: np.ndarray, names: Names) -> np.ndarray:
-        """(N,) int64 level of every neuron; refuses cycles."""
-        from graphnn import topology
-
-        if self.ascends:
-            return topology.ascending_levels(self.ptr, self.source, is_input)
-        level, cycle = topology.levels_or_cycle(self.ptr, self.source, is_input)
-        if cycle.size:
-            raise GraphError(self._describe_cycle(cycle[::-1], names))
-        return level
-
-    def _describe_cycle(self, places: np.ndarray, names: Names) -> str:
-        sources = self.source[places].tolist()
-        edges = self.order[places].tolist()
-        labels = [str(s) if names is None else repr(names[s]) for s in (*sources, sources[0])]
-        shown = _CYCLE_EDGES_SHOWN
-        if len(edges) > shown:
-            left_out = f"... ({len(edges) - shown} more) ..."
-            labels = [*labels[: shown // 2], left_out, *labels[-shown // 2 :]]
-            edges = [*edges[: shown // 2], left_out, *edges[-shown // 2 :]]
-        return (
-            f"edge_index must describe an acyclic graph, but it contains the cycle "
-            f"{' -> '.join(labels)} (edges {', '.join(map(str, edges))}). Remove one of these "
-            "edges."
-        )
 
 
 def _check_group_name(name: object, role: str) -> None:
@@ -289,7 +228,7 @@ def _place(name: str, role: str) -> str:
     return f"{role}s" if name == role else f"{role}s[{name!r}]"
 
 
-def read_groups(groups: Any, role: str) -> Groups | None:
+def read_groups(groups: Any, role: str, device: torch.device) -> Groups | None:
     """Input or output groups as name -> (n,) int64 ids of unchecked range; None if not given."""
     if groups is None:
         return None
@@ -299,39 +238,41 @@ def read_groups(groups: Any, role: str) -> Groups | None:
         raise GraphError(f"{role}s must have at least one group (got an empty dict).")
     for name in groups:
         _check_group_name(name, role)
-    return {name: _id_array(ids, _place(name, role), "neuron") for name, ids in groups.items()}
+    return {
+        name: _id_tensor(ids, _place(name, role), "neuron", device) for name, ids in groups.items()
+    }
 
 
-def check_groups(groups: Groups, role: str, num_neurons: int) -> dict[str, Tensor]:
-    """The groups as tensors; refuses ids that no neuron has, and empty output groups."""
+def check_groups(groups: Groups, role: str, num_neurons: int) -> None:
+    """Refuses ids that no neuron has, and empty output groups."""
     for name, ids in groups.items():
         _check_ids(ids, _place(name, role), num_neurons, "neuron")
-        if role == "output" and ids.size == 0:
+        if role == "output" and ids.numel() == 0:
             raise GraphError(
                 f"an output group must have at least one neuron, but {name!r} is empty."
             )
-    return {name: torch.from_numpy(ids) for name, ids in groups.items()}
 
 
-def check_inputs(groups: dict[str, Tensor], edges: SortedEdges, names: Names) -> np.ndarray:
+def check_inputs(ids: Tensor, edges: SortedEdges, names: Names) -> Tensor:
     """(N,) bool: which neurons are inputs; refuses repeated inputs and edges into them."""
-    ids = torch.cat(list(groups.values())).numpy()
-    num_neurons = edges.ptr.size - 1
-    times = np.bincount(ids, minlength=num_neurons)
-    if ids.size and times.max() > 1:
-        neuron = next(i for i in ids.tolist() if times[i] > 1)
+    times = ids.bincount(minlength=edges.ptr.numel() - 1)
+    entered = edges.ptr.diff().index_select(0, ids) > 0
+    again = times.index_select(0, ids) > 1
+    repeats, enters = torch.stack([again.any(), entered.any()]).tolist()
+    if repeats:
+        neuron = int(ids[again][0])
         raise GraphError(
             f"a neuron may be an input once, but {describe(neuron, names)} occurs "
-            f"{times[neuron]} times."
+            f"{int(times[neuron])} times."
         )
-    entered = ids[np.diff(edges.ptr)[ids] > 0]
-    if entered.size:
-        place = edges.ptr[entered[0]]
+    if enters:
+        neuron = int(ids[entered][0])
+        place = edges.ptr[neuron]
         raise GraphError(
-            f"an input must have no incoming edges, but edge {edges.order[place]} goes from "
-            f"{describe(edges.source[place], names)} to the input {describe(entered[0], names)}."
+            f"an input must have no incoming edges, but edge {int(edges.order[place])} goes from "
+            f"{describe(edges.source[place], names)} to the input {describe(neuron, names)}."
         )
-    return times.astype(bool)
+    return times > 0
 
 
 def _activation_names(activation: Any) -> list[str]:
@@ -343,57 +284,67 @@ def _activation_names(activation: Any) -> list[str]:
     return names
 
 
-def read_activation(
-    activation: Any, is_input: np.ndarray
-) -> tuple[tuple[Activation, ...], np.ndarray]:
+def read_activation(activation: Any, is_input: Tensor) -> tuple[tuple[Activation, ...], Tensor]:
     """The distinct activations by first occurrence, and each neuron's place (N,) among them."""
+    count, device = is_input.numel(), is_input.device
     if isinstance(activation, str):
-        activation = [activation]
-        codes = np.where(is_input, 0, 1)
-        given = (resolve("identity"), resolve(activation[0]))
+        given = (resolve("identity"), resolve(activation))
+        codes = (~is_input).long()
     else:
         names = _activation_names(activation)
-        if len(names) != is_input.size:
+        if len(names) != count:
             raise GraphError(
-                f"activation must be one name or one per neuron, {is_input.size} in all "
-                f"(got {len(names)})."
+                f"activation must be one name or one per neuron, {count} in all (got {len(names)})."
             )
         place = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        codes = np.fromiter(map(place.__getitem__, names), np.int64, len(names))
+        read = np.fromiter(map(place.__getitem__, names), np.int64, len(names))
+        codes = torch.from_numpy(read).to(device)
         given = tuple(resolve(name) for name in place)
+    neurons = torch.arange(count, device=device)
+    first = torch.full((len(given),), count, device=device)
+    first = first.scatter_reduce_(0, codes, neurons, "amin").tolist()
     # Different spellings of one function share one entry.
-    distinct = {entry: i for i, entry in reversed(list(enumerate(given)))}
-    codes = np.array([distinct[entry] for entry in given], np.int64)[codes]
-    used, first = np.unique(codes, return_index=True)
-    used = used[np.argsort(first)]
-    place_of = np.zeros(len(given), np.int64)
-    place_of[used] = np.arange(used.size)
-    table, codes = tuple(given[i] for i in used), place_of[codes]
-    wrong = is_input & (
-        codes != (table.index(resolve("identity")) if resolve("identity") in table else -1)
-    )
-    if wrong.any():
-        neuron = int(np.argmax(wrong))
-        raise GraphError(
-            f"an input's activation must be 'identity', but neuron {neuron}'s is "
-            f"{table[codes[neuron]].name!r}."
-        )
+    occurs: dict[Activation, int] = {}
+    for entry, neuron in zip(given, first, strict=True):
+        if neuron < count:
+            occurs[entry] = min(neuron, occurs.get(entry, count))
+    table = tuple(sorted(occurs, key=occurs.__getitem__))
+    new_code = {entry: i for i, entry in enumerate(table)}
+    codes = torch.tensor([new_code.get(entry, -1) for entry in given], device=device)[codes]
+    if not isinstance(activation, str):
+        _check_input_activations(table, codes, is_input)
     return table, codes
 
 
-def read_bias(bias: Any, is_input: np.ndarray) -> np.ndarray:
+def _check_input_activations(
+    table: tuple[Activation, ...], codes: Tensor, is_input: Tensor
+) -> None:
+    identity = resolve("identity")
+    wrong = is_input & (codes != (table.index(identity) if identity in table else -1))
+    if wrong.any():
+        neuron = int(wrong.nonzero()[0])
+        raise GraphError(
+            f"an input's activation must be 'identity', but neuron {neuron}'s is "
+            f"{table[int(codes[neuron])].name!r}."
+        )
+
+
+def read_bias(bias: Any, is_input: Tensor) -> Tensor:
     """(N,) bool: which neurons have a bias."""
     if isinstance(bias, bool | np.bool_):
-        return ~is_input if bias else np.zeros_like(is_input)
-    if isinstance(bias, Tensor):
-        bias = bias.detach().cpu().numpy()
-    array = np.asarray(bias)
-    if array.dtype != np.bool_ or array.shape != is_input.shape:
+        return ~is_input if bias else torch.zeros_like(is_input)
+    given = bias.detach() if isinstance(bias, Tensor) else np.asarray(bias)
+    is_bool = given.dtype in ((torch.bool,) if isinstance(given, Tensor) else (np.dtype(bool),))
+    if not is_bool or tuple(given.shape) != tuple(is_input.shape):
+        shape = _read_shape(given) if isinstance(given, Tensor) else _shape_of(given)
         raise GraphError(
-            f"bias must be one bool or one per neuron, {is_input.size} in all "
-            f"(got {_shape_of(array)}). A network's bias values are an argument of graphnn.Network."
+            f"bias must be one bool or one per neuron, {is_input.numel()} in all "
+            f"(got {shape}). A network's bias values are an argument of graphnn.Network."
         )
-    if (array & is_input).any():
-        neuron = int(np.argmax(array & is_input))
+    own = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    own = own.to(is_input.device, copy=True)
+    wrong = own & is_input
+    if wrong.any():
+        neuron = int(wrong.nonzero()[0])
         raise GraphError(f"an input must have no bias, but bias[{neuron}] is True.")
-    return array.copy()
+    return own

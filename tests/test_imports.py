@@ -16,7 +16,10 @@ PACKAGE = Path(graphnn.__file__).parent
 STAGES = [
     ["errors"],
     ["activation"],
-    ["graph+wiring+topology+summary"],
+    [
+        "graph+wiring+placing+sorted_edges+edges_by_level+summary+algorithms+topology"
+        "+compiled_topology+device_topology"
+    ],
     ["plan+levels"],
     ["backends"],
     ["network+network_summary+parameters+trace+triplet_kernels"],
@@ -38,8 +41,8 @@ PLACE = {
     for family in families
     for name in family.split("+")
 }
-# Compiled loops on plain arrays: they import nothing of the package, and are loaded lazily.
-LEAVES = {"topology", "triplet_kernels", "reachability", "numbering"}
+# Loops on plain arrays and tensors: they import nothing of the package, and are loaded lazily.
+LEAVES = {"topology", "device_topology", "triplet_kernels", "reachability", "numbering"}
 SLOW = {
     "matplotlib": "drawing",
     "networkx": "the networkx and GraphML converters",

@@ -11,6 +11,7 @@ import io
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import graphnn
+from graphnn import network
 
 BACKENDS = ["auto", *ON_CPU]
 # Hidden neurons that read different sources, so that not every level is an nn.Linear.
@@ -50,6 +52,113 @@ def x(rng):
 
 
 # The parameters
+
+
+def dense_graph():
+    source, target = [0, 1, 0, 1, 0, 1, 2, 3, 4], [2, 2, 3, 3, 4, 4, 5, 5, 5]
+    return graphnn.NeuronGraph([source, target], activation="relu")
+
+
+def step_in_place(net):
+    net(torch.ones(3, 2)).square().sum().backward()
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+
+
+def replace(net):
+    net.weight = nn.Parameter(net.weight.detach() + 1)
+    net.bias = nn.Parameter(net.bias.detach() - 1)
+
+
+def swap_data(net):
+    net.weight.data = 2 * net.weight.data
+
+
+def load(net):
+    net.load_state_dict({name: -value for name, value in net.state_dict().items()})
+
+
+def load_assigned(net):
+    state = {name: nn.Parameter(value + 3) for name, value in net.state_dict().items()}
+    net.load_state_dict(state, assign=True)
+
+
+def parametrized(net):
+    parametrize.register_parametrization(net, "weight", nn.Softplus())
+
+
+def unparametrized(net):
+    parametrized(net)
+    parametrize.remove_parametrizations(net, "weight")
+
+
+def strided(net):
+    numbers = torch.linspace(-1, 1, 2 * net.weight.numel() + 5)
+    net.weight = nn.Parameter(numbers[5::2])
+    net.bias = nn.Parameter(torch.linspace(-1, 1, 2 * net.bias.numel() + 3)[3:][::2])
+
+
+def after_a_meta_device(net):
+    state = net.state_dict()
+    net.to("meta").to_empty(device="cpu").load_state_dict(state)
+
+
+CHANGES = {
+    change.__name__: change
+    for change in (
+        step_in_place, replace, swap_data, load, load_assigned, parametrized, unparametrized,
+        strided, after_a_meta_device, nn.Module.double, nn.Module.bfloat16,
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+@pytest.mark.parametrize("graph", [skip_graph, dense_graph])
+def test_a_change_of_the_parameters_is_seen_by_the_next_call(rng, graph, name):
+    net = graphnn.Network(graph(), generator=rng)
+    x = torch.randn(6, 2, generator=rng)
+    net(x).sum().backward()
+    with torch.inference_mode():
+        net(x)
+    net.zero_grad()
+    CHANGES[name](net)
+    x = x.to(net.weight.dtype)
+    fresh = graphnn.Network(net.graph, net.weight, net.bias, backend="reference")
+    for batch in (6, 1, 5):
+        with torch.inference_mode():
+            torch.testing.assert_close(net(x[:batch]), fresh(x[:batch]))
+        gradients = []
+        for own in (net, fresh):
+            leaf = x[:batch].clone().requires_grad_()
+            # The weights of a parametrized network are another tensor whenever they are asked for.
+            by = [leaf, own.bias] if name == "parametrized" else [leaf, own.bias, own.weight]
+            gradients.append(torch.autograd.grad(own(leaf).sum(), by))
+        torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("graph", [skip_graph, dense_graph])
+def test_the_backend_can_be_changed_between_calls(rng, graph):
+    net = graphnn.Network(graph(), generator=rng)
+    x = torch.ones(2, 2)
+    outputs = net(x)
+    for backend in (*ON_CPU, "auto"):
+        net.backend = backend
+        torch.testing.assert_close(net(x), outputs)
+        assert net.backend_report(x).backend in (backend, "fused_cpu")
+
+
+@pytest.mark.parametrize("graph", [skip_graph, dense_graph])
+def test_after_plain_calls_forward_mode_still_has_its_derivative(rng, graph):
+    net = graphnn.Network(graph(), generator=rng)
+    x, direction = torch.randn(3, 2, generator=rng), torch.randn(3, 2, generator=rng)
+    net(x)
+    reference = graphnn.Network(net.graph, net.weight, net.bias, backend="reference")
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, direction)
+        found, wanted = (
+            torch.autograd.forward_ad.unpack_dual(own(dual)).tangent for own in (net, reference)
+        )
+    torch.testing.assert_close(found, wanted)
+    assert found is not None
 
 
 def test_parameters(net):
@@ -580,6 +689,32 @@ def test_under_autocast_it_stays_in_float32(rng, backend):
     assert torch.equal(outputs, plain)
     gradient = torch.autograd.grad(plain.sum(), net.weight)
     assert torch.equal(torch.autograd.grad(outputs.sum(), net.weight)[0], gradient[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_under_a_gpus_autocast_it_takes_what_a_linear_layer_takes(monkeypatch, dtype):
+    gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+    assert network._autocast_dtype(gpu) is None
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
+    monkeypatch.setattr(torch, "get_autocast_dtype", {"cuda": dtype}.get)
+    assert network._autocast_dtype(gpu) == dtype
+    for own in (torch.float64, dtype):
+        assert network._autocast_dtype(SimpleNamespace(device=gpu.device, dtype=own)) is None
+    assert network._autocast_dtype(torch.ones(1)) is None
+
+
+def test_a_backend_that_adds_in_half_precision_is_not_asked_to(rng, x, monkeypatch):
+    net = graphnn.Network(skip_graph(), generator=rng, backend="reference")
+    plain, traced = net(x), net.trace(x)
+    expected = torch.autograd.grad(plain.bfloat16().sum(), net.weight)[0]
+    monkeypatch.setattr(network, "_is_autocast", lambda _device: True)
+    monkeypatch.setattr(network, "_autocast_dtype", lambda _weight: torch.bfloat16)
+    outputs, trace = net(x.double()), net.trace(x)
+    assert torch.equal(outputs, plain.bfloat16())
+    assert torch.equal(trace.values, traced.values.bfloat16())
+    assert torch.equal(trace.preactivations, traced.preactivations.bfloat16())
+    assert torch.equal(trace.weight, net.weight.bfloat16())
+    assert torch.equal(torch.autograd.grad(outputs.sum(), net.weight)[0], expected)
 
 
 def test_scatter_takes_its_gradient_in_float32_inside_autocast(rng, x):

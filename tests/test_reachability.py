@@ -9,10 +9,8 @@ from graphnn import NeuronGraph, reachability
 
 
 def ancestors(graph, is_kept, roots):
-    own = graph.sorted_edges
-    return reachability.ancestors(
-        own.ptr, own.source, own.order, is_kept, np.array(roots, np.int64)
-    )
+    ptr, source, order = graph.sorted_edges.arrays()
+    return reachability.ancestors(ptr, source, order, is_kept, np.array(roots, np.int64))
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -52,9 +50,7 @@ def test_descendants_agree_with_networkx(seed):
     roots = torch.randint(30, (3,), generator=rng)
     kept = nx.DiGraph(graph.edge_index.t()[torch.from_numpy(is_kept)].tolist())
     kept.add_nodes_from(range(30))
-    own, by_level = graph.sorted_edges, graph.level.argsort().numpy()
-    found = reachability.descendants(
-        own.ptr, own.source, own.order, is_kept, by_level, roots.numpy()
-    )
+    own, by_level = graph.sorted_edges.arrays(), graph.level.argsort().numpy()
+    found = reachability.descendants(*own, is_kept, by_level, roots.numpy())
     expected = set(roots.tolist()).union(*(nx.descendants(kept, r) for r in roots.tolist()))
     assert set(np.flatnonzero(found)) == expected

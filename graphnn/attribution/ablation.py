@@ -66,7 +66,7 @@ def ablate(net: Network, neurons: Ids, value: Value = 0.0, remove: bool = False)
     ids = edited.read_distinct(neurons, "neurons", net.graph.num_neurons, "neuron")
     held = _read_value(value, torch.from_numpy(ids), net)
     if remove:
-        _check_removable(net.graph, ids, held)
+        _check_removable(net.graph.to("cpu"), ids, held)
         return edit.remove_neurons(net, ids)
     return _hold(net, torch.from_numpy(ids), held)
 
@@ -126,7 +126,7 @@ def _check_removable(graph: NeuronGraph, ids: np.ndarray, held: Tensor) -> None:
 
 
 def _hold(net: Network, ids: Tensor, value: Tensor) -> Network:
-    graph = net.graph
+    graph = net.graph.to("cpu")
     count, (source, target) = graph.num_neurons, graph.edge_index
     is_input = torch.zeros(count, dtype=torch.bool)
     is_input[graph.input_ids] = True

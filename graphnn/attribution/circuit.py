@@ -99,7 +99,7 @@ def _strength(net: Frozen, found: Derivatives, states: States) -> Tensor:
     weight = net.weight.abs()
     pieces = []
     chunk = max(1, _SCORE_ELEMENTS // states.values.shape[0])
-    edges = net.graph.edge_index.to(weight.device)
+    edges = net.graph.to(weight.device).edge_index
     for (source, target), own in zip(edges.split(chunk, 1), weight.split(chunk), strict=True):
         pieces.append((value[source] * derivative[target]).mean(1) * own)
     return torch.cat(pieces).nan_to_num(nan=torch.inf, posinf=torch.inf).cpu()
@@ -109,10 +109,10 @@ def _on_paths(graph: NeuronGraph, is_kept: np.ndarray, ends: np.ndarray) -> np.n
     """(E,) which kept edges are on a path of kept edges from an input or constant to an end."""
     from graphnn import reachability
 
-    own = graph.sorted_edges
-    starts = np.flatnonzero(np.diff(own.ptr) == 0)
+    own = graph.sorted_edges.arrays()
+    starts = (graph.fan_in == 0).nonzero().flatten().numpy()
     by_level = np.argsort(graph.level.numpy(), kind="stable")
-    after = reachability.descendants(own.ptr, own.source, own.order, is_kept, by_level, starts)
-    before = reachability.ancestors(own.ptr, own.source, own.order, is_kept, ends)
+    after = reachability.descendants(*own, is_kept, by_level, starts)
+    before = reachability.ancestors(*own, is_kept, ends)
     source, target = graph.edge_index.numpy()
     return is_kept & after[source] & before[target]

@@ -160,7 +160,7 @@ def ablation_curve(
         raise GraphError(f"value must be one number, or a Trace (got {type(value).__name__}).")
     if not isinstance(draws, numbers.Integral) or draws < 1:
         raise GraphError(f"draws must be an integer of at least 1 (got {draws!r}).")
-    candidates = _candidates(graph, neurons)
+    candidates = _candidates(graph.to("cpu"), neurons)
     counts = _read_steps(steps, candidates.numel())
     ordered = candidates[rank(scores.detach()[candidates.to(scores.device)]).cpu()]
     backwards = candidates[rank(_negative(scores)[candidates.to(scores.device)]).cpu()]

@@ -28,7 +28,7 @@ class Frozen:
     parameters too, which nobody asks for here.
 
     Args:
-        graph: The wiring.
+        graph: The wiring, on the CPU.
         plan: Its schedule, on the device of the weights.
         weight: (E,) without gradient.
         bias: (K,) without gradient.
@@ -48,7 +48,7 @@ class Frozen:
         with torch.no_grad(), _evaluating(net):
             weight, bias = net.weight.detach(), net.bias.detach()
         plan = build_plan(net.graph, weight.device)
-        return cls(net.graph, plan, weight, bias, net.backend)
+        return cls(net.graph.to("cpu"), plan, weight, bias, net.backend)
 
     def run(self, inputs: Tensor, offset: Tensor, keep: Keep) -> Any:
         """Runs the plan; see `Backend.run`."""

@@ -98,7 +98,7 @@ def gradient_x_value(net: Network, x: Any, target: Target, wrt: By = "value") ->
     own, inputs, score = _read(net, x, target)
     found, states = differentiate_all(own, inputs, score)
     if wrt == "edge":
-        source = own.graph.edge_index[0].to(inputs.device)
+        source = own.graph.to(inputs.device).edge_index[0]
         at = states.values.index_select(1, source).mul_(own.weight)
     else:
         at = states.values if wrt == "value" else states.preactivations
@@ -116,5 +116,5 @@ def _derivative(net: Frozen, found: Derivatives, wrt: By) -> Tensor:
         return by_value(net, found)
     if wrt == "preactivation":
         return found.by_preactivation
-    target = net.graph.edge_index[1].to(found.by_preactivation.device)
+    target = net.graph.to(found.by_preactivation.device).edge_index[1]
     return found.by_preactivation.index_select(1, target)

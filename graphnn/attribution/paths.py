@@ -247,10 +247,10 @@ def _is_bypassed(graph: NeuronGraph) -> Tensor:
     """(L,) bool: whether something that varies with the inputs goes around a level."""
     from graphnn import reachability
 
-    own, num_levels = graph.sorted_edges, graph.num_levels
+    num_levels = graph.num_levels
     varies = torch.from_numpy(
         reachability.descendants(
-            own.ptr, own.source, own.order, np.ones(graph.num_edges, bool),
+            *graph.sorted_edges.arrays(), np.ones(graph.num_edges, bool),
             np.argsort(graph.level.numpy(), kind="stable"), graph.input_ids.numpy(),
         )
     )  # fmt: skip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +15,13 @@ Keep = Literal["outputs", "all"]
 States = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class Call:
+# `Backend.run`, of plain tensors and with all arguments.
+PlainRun = Callable[
+    [ExecutionPlan, Tensor, Tensor, Tensor, Tensor | None, Keep], Tensor | States
+]  # fmt: skip
+
+
+class Call(NamedTuple):
     """One run of a plan, as a backend is asked for it.
 
     Args:
@@ -41,11 +46,24 @@ class Call:
         tensors = (self.weight, self.bias, self.inputs)
         return tensors if self.offset is None else (*tensors, self.offset)
 
+    def to(self, dtype: torch.dtype) -> Call:
+        """The call with its tensors converted, differentiably."""
+        offset = None if self.offset is None else self.offset.to(dtype)
+        own = (self.weight.to(dtype), self.bias.to(dtype), self.inputs.to(dtype))
+        return Call(self.plan, *own, offset, self.keep)
+
 
 class Backend(Protocol):
-    """A schedule's performer."""
+    """A schedule's performer.
+
+    Args:
+        name: What it is asked for by.
+        sums_in_float32: Whether it adds numbers of half precision in float32, so that autocast can
+            have it compute in them.
+    """
 
     name: str
+    sums_in_float32: bool
 
     def unsupported(self, call: Call) -> list[str]:
         """The reasons why this backend cannot run the call; empty if it can."""

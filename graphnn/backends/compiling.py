@@ -27,7 +27,10 @@ def _folder() -> str:
     from numba.core import config
 
     folder = Path(__file__).parent
-    files = ("fused_cpu_kernels.py", "elementwise.py", "transcendental.py", "lanes.py")
+    files = (
+        "fused_cpu_kernels.py", "fused_cpu_matrix.py", "elementwise.py", "transcendental.py",
+        "lanes.py", "bits.py",
+    )  # fmt: skip
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
     usual = getattr(config, "CACHE_DIR")  # noqa: B009  (numba makes its settings at run time)
     root = Path(usual) if usual else folder / "__pycache__"
@@ -53,11 +56,20 @@ def kernel(function: Callable[..., Any]) -> Any:
         setattr(config, "CACHE_DIR", usual)  # noqa: B010
 
 
+@cache
 def kernels() -> Any:
     """The compiled kernels."""
     from graphnn.backends import fused_cpu_kernels
 
     return fused_cpu_kernels
+
+
+@cache
+def matrix_kernels() -> Any:
+    """The compiled kernels of levels that run as matrix products."""
+    from graphnn.backends import fused_cpu_matrix
+
+    return fused_cpu_matrix
 
 
 def tags() -> Any:

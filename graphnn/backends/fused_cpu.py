@@ -14,13 +14,14 @@ from torch import Tensor
 
 from graphnn import activation
 from graphnn.backends import fused_cpu_dense, transforms
-from graphnn.backends.base import Call, Keep, States
+from graphnn.backends.base import Call, Keep, PlainRun, States
 from graphnn.backends.fused_cpu_gradient import Train, take_back
 from graphnn.backends.fused_cpu_op import arguments_of
 from graphnn.backends.fused_cpu_pass import DTYPES, Pass
 from graphnn.backends.fused_cpu_schedule import schedule_of
+from graphnn.backends.reference import Reference
 from graphnn.backends.second_order import refuse_grads_batched
-from graphnn.backends.transforms import is_plain
+from graphnn.backends.transforms import is_plain, needs_gradient
 from graphnn.plan import ExecutionPlan
 
 
@@ -38,7 +39,7 @@ class _Run(torch.autograd.Function):
         ctx.plan, ctx.keep = plan, keep
         ctx.save_for_backward(weight, bias, inputs, offset, state)
         ctx.set_materialize_grads(False)
-        return first if keep == "outputs" else (first, second)
+        return first if second is None else (first, second)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
@@ -56,21 +57,14 @@ class FusedCpu:
     """Compiled code for the whole plan, over tiles of samples."""
 
     name = "fused_cpu"
+    sums_in_float32 = False
 
     def unsupported(self, call: Call) -> list[str]:
         """What keeps this backend from running the call."""
         reasons = []
         if call.weight.device.type != "cpu":
             reasons.append(f"the tensors are on {call.weight.device}, not on the CPU")
-        if call.weight.dtype not in DTYPES:
-            reasons.append(f"it computes in float32 and float64, not in {call.weight.dtype}")
-        custom = [
-            e.name for e in call.plan.activation_table if e.function not in activation.built_in()
-        ]
-        if custom:
-            reasons.append(f"it has no code for the registered activations {', '.join(custom)}")
-        reasons += _transforms()
-        return reasons
+        return reasons + _lacks(call.plan, call.weight.dtype) + _transforms()
 
     def discouraged(self, call: Call) -> list[str]:
         """Nothing speaks against it."""
@@ -87,18 +81,51 @@ class FusedCpu:
         offset: Tensor | None = None, keep: Keep = "outputs",
     ) -> Tensor | States:  # fmt: skip
         """Runs the plan; see `Backend.run`."""
+        if is_plain(weight, bias, inputs, offset):
+            return _plain_run(plan)(plan, weight, bias, inputs, offset, keep)
         if _only_blocks(plan):
-            return fused_cpu_dense.run(plan, weight, bias, inputs, offset, keep)
-        if not is_plain(weight, bias, inputs, offset):
-            return _run_traced(Call(plan, weight, bias, inputs, offset, keep))
-        differentiated = weight.requires_grad or bias.requires_grad or inputs.requires_grad
-        if torch.is_grad_enabled() and (
-            differentiated or (offset is not None and offset.requires_grad)
-        ):
-            return _Run.apply(plan, keep, weight, bias, inputs, offset)
-        call = Pass(plan, weight, bias, inputs, torch.get_num_threads())
-        first, second, _ = call.forward(offset, keep, keeps_state=False)
-        return first if keep == "outputs" else (first, second)
+            return Reference().run(plan, weight, bias, inputs, offset, keep)
+        return _run_traced(Call(plan, weight, bias, inputs, offset, keep))
+
+    def plain_run(self, plan: ExecutionPlan, dtype: torch.dtype) -> PlainRun | None:
+        """What `run` comes to where the tensors are plain (`transforms.is_plain`).
+
+        Args:
+            plan: The plan.
+            dtype: Of the tensors, which are where the plan is.
+
+        Returns:
+            The function, or None where this backend cannot run such calls.
+        """
+        if plan.device.type != "cpu" or _lacks(plan, dtype):
+            return None
+        return _plain_run(plan)
+
+
+def _lacks(plan: ExecutionPlan, dtype: torch.dtype) -> list[str]:
+    """The reasons not to run a plan in a dtype, wherever and within whatever."""
+    reasons = []
+    if dtype not in DTYPES:
+        reasons.append(f"it computes in float32 and float64, not in {dtype}")
+    custom = [e.name for e in plan.activation_table if e.function not in activation.built_in()]
+    if custom:
+        reasons.append(f"it has no code for the registered activations {', '.join(custom)}")
+    return reasons
+
+
+def _plain_run(plan: ExecutionPlan) -> PlainRun:
+    return fused_cpu_dense.run if _only_blocks(plan) else _run
+
+
+def _run(
+    plan: ExecutionPlan, weight: Tensor, bias: Tensor, inputs: Tensor, offset: Tensor | None,
+    keep: Keep,
+) -> Tensor | States:  # fmt: skip
+    if needs_gradient(weight, bias, inputs, offset):
+        return _Run.apply(plan, keep, weight, bias, inputs, offset)
+    call = Pass(plan, weight, bias, inputs, torch.get_num_threads())
+    first, second, _ = call.forward(offset, keep, keeps_state=False)
+    return first if second is None else (first, second)
 
 
 def _run_traced(call: Call) -> Tensor | States:

@@ -6,7 +6,6 @@ to its place in the result. States are batch-major, (B, n), as nn.Linear has the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,52 +17,23 @@ from graphnn.activation import apply
 from graphnn.backends import eager
 from graphnn.backends.base import Keep, States
 from graphnn.backends.buffers import empty
-from graphnn.backends.reference import Reference
+from graphnn.backends.fused_cpu_chain import IN_PLACE, SLOPES, chain_of, run_chain
 from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
-from graphnn.backends.transforms import is_plain
+from graphnn.backends.transforms import needs_gradient
 from graphnn.levels import Level
 from graphnn.plan import ExecutionPlan
-
-_aten = torch.ops.aten
-
-# Activations whose slope is a function of the value, so that they may overwrite what they read.
-_IN_PLACE = {"relu": torch.relu_, "sigmoid": torch.sigmoid_, "tanh": torch.tanh_}
-
-# gradient by the value, what the slope is a function of (the value for `_IN_PLACE`, else the
-# preactivation), parameters, where to write -> gradient by the preactivation.
-_Slope = Callable[[Tensor, Tensor, tuple[float, ...], Tensor], Tensor]
-_SLOPES: dict[str, _Slope] = {
-    "relu": lambda g, y, p, to: _aten.threshold_backward.grad_input(g, y, 0, grad_input=to),
-    "sigmoid": lambda g, y, p, to: _aten.sigmoid_backward.grad_input(g, y, grad_input=to),
-    "tanh": lambda g, y, p, to: _aten.tanh_backward.grad_input(g, y, grad_input=to),
-    "relu6": lambda g, x, p, to: _aten.hardtanh_backward.grad_input(g, x, 0, 6, grad_input=to),
-    "clamp": lambda g, x, p, to: _aten.hardtanh_backward.grad_input(g, x, *p, grad_input=to),
-    "leaky_relu": lambda g, x, p, to: _aten.leaky_relu_backward.grad_input(
-        g, x, *p, False, grad_input=to
-    ),
-    "elu": lambda g, x, p, to: _aten.elu_backward.grad_input(g, *p, 1, 1, False, x, grad_input=to),
-    "gelu": lambda g, x, p, to: _aten.gelu_backward.grad_input(g, x, grad_input=to),
-    "gelu_tanh": lambda g, x, p, to: _aten.gelu_backward.grad_input(
-        g, x, approximate="tanh", grad_input=to
-    ),
-    "silu": lambda g, x, p, to: _aten.silu_backward.grad_input(g, x, grad_input=to),
-    "softplus": lambda g, x, p, to: _aten.softplus_backward.grad_input(g, x, *p, grad_input=to),
-}
 
 
 def run(
     plan: ExecutionPlan, weight: Tensor, bias: Tensor, inputs: Tensor, offset: Tensor | None,
     keep: Keep,
 ) -> Tensor | States:  # fmt: skip
-    """Runs a plan all of whose levels are blocks; see `Backend.run`."""
-    if not is_plain(weight, bias, inputs, offset):
-        return Reference().run(plan, weight, bias, inputs, offset, keep)
-    if torch.is_grad_enabled() and (
-        weight.requires_grad
-        or bias.requires_grad
-        or inputs.requires_grad
-        or (offset is not None and offset.requires_grad)
-    ):
+    """Runs a plan all of whose levels are blocks, of plain tensors; see `Backend.run`."""
+    if offset is None and keep == "outputs":
+        chain = chain_of(plan)
+        if chain is not None:
+            return run_chain(chain, weight, bias, inputs)
+    if needs_gradient(weight, bias, inputs, offset):
         return _Run.apply(plan, keep, weight, bias, inputs, offset)
     with torch.no_grad():
         forward = _Forward(plan, weight, bias, inputs, offset)
@@ -154,7 +124,7 @@ class _Forward:
         points: list[Tensor | None] = [None]
         for level, pre, value in zip(self.plan.levels, self.pres[1:], self.values[1:], strict=True):
             function = _only_function(level)
-            points.append(value if function in _IN_PLACE else pre)
+            points.append(value if function in IN_PLACE else pre)
             if function == "identity":
                 points[-1] = None
         return values + points
@@ -261,9 +231,9 @@ class _Backward:
         function, point = _only_function(level), self.points[index]
         if function == "identity":
             gradient = by_value
-        elif function in _SLOPES:
+        elif function in SLOPES:
             to = by_value if index in self.own else torch.empty_like(by_value)
-            gradient = _SLOPES[function](by_value, point, level.activations[0][0].parameters, to)
+            gradient = SLOPES[function](by_value, point, level.activations[0][0].parameters, to)
         else:
             gradient = _slope_by_autograd(level, point, by_value)
         return gradient if by_pre is None else gradient + by_pre
@@ -349,12 +319,12 @@ def _activate(level: Level, pre: Tensor) -> Tensor:
 
 def _activate_in_place(level: Level, pre: Tensor) -> Tensor:
     """The same in the preactivations' memory, where the gradient does not need them."""
-    change = _IN_PLACE.get(_only_function(level))
+    change = IN_PLACE.get(_only_function(level))
     return _activate(level, pre) if change is None else change(pre)
 
 
 def _slope_by_autograd(level: Level, pre: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient by the preactivations, of activations that have no entry in `_SLOPES`."""
+    """The gradient by the preactivations, of activations that have no entry in `SLOPES`."""
     with torch.enable_grad():
         point = pre.detach().requires_grad_()
         value = _activate(level, point)

@@ -28,6 +28,7 @@ from graphnn.backends.lanes import (
     fma,
     load,
     plus,
+    prefetch,
     splat,
     store,
     total,
@@ -37,6 +38,8 @@ from graphnn.backends.lanes import (
 
 # Numbers that an activation's loop takes at a time: they are still in the first-level cache.
 _CHUNK = 2048
+# Numbers that are asked for before they are needed: as many as the second-level cache can wait for.
+_AHEAD = 128
 _SIXTEEN = TAGS[16]
 
 
@@ -44,27 +47,25 @@ _SIXTEEN = TAGS[16]
 def gather(numbers, ids, out, first, end):
     """out[i] = numbers[ids[i]] for i in first ... end - 1."""
     for i in range(first, end):
+        prefetch(numbers, ids[min(i + _AHEAD, end - 1)])
         out[i] = numbers[ids[i]]
 
 
 @kernel
-def sum_shares(shares, out, first, end):
-    """out[i] = the sum over the threads' shares[:, i], in their order, for i in first ..."""
+def gather_present(numbers, ids, out, first, end):
+    """out[i] = numbers[ids[i]] for i in first ... end - 1 where ids[i] is not negative."""
     for i in range(first, end):
-        out[i] = shares[0, i]
-    for share in range(1, shares.shape[0]):
-        for i in range(first, end):
-            out[i] += shares[share, i]
+        prefetch(numbers, ids[min(i + _AHEAD, end - 1)])
+        if ids[i] >= 0:
+            out[i] = numbers[ids[i]]
 
 
 @kernel
-def scatter_shares(shares, ids, out, first, end):
-    """out[ids[i]] = the sum over the threads' shares[:, i], for i in first ... end - 1."""
-    for i in range(first, end):
-        number = shares[0, i]
-        for share in range(1, shares.shape[0]):
-            number += shares[share, i]
-        out[ids[i]] = number
+def add_shares(others, sums, first, end):
+    """sums[i] += the sum over others[:, i], in their order, for i in first ... end - 1."""
+    for share in range(others.shape[0]):
+        for i in range(first, end):
+            sums[i] += others[share, i]
 
 
 @kernel
@@ -225,7 +226,7 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
         parameter: (R, 2) activation parameters.
         value_shift: (R,) from a position to the row of its value.
         pre_shift: (R,) from a position to the row of its preactivation.
-        is_product: (R,) whether the sums over edges are already at the preactivations' rows.
+        is_product: (R,) whether the biases and sums over edges are already in their rows.
         row_ptr: (N + 1,) offsets of the positions' edges.
         source: (E,) the rows of the sources' values.
         weight: (E,) weights.
@@ -260,14 +261,11 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
                     write_rows(tag, state, first, neuron_order, up, top, end, pres)
                     write_rows(tag, state, first, neuron_order, up, top, end, values)
                     continue
-                for row in range(top, end):
+                for row in range(top, top if is_product[run] else end):
                     sums = splat(tag, row_bias[row])
-                    if is_product[run]:
-                        sums = plus(sums, load(tag, state, (row + pre_up) * width))
-                    else:
-                        for edge in range(row_ptr[row], row_ptr[row + 1]):
-                            value = load(tag, state, source[edge] * width)
-                            sums = fma(splat(tag, weight[edge]), value, sums)
+                    for edge in range(row_ptr[row], row_ptr[row + 1]):
+                        value = load(tag, state, source[edge] * width)
+                        sums = fma(splat(tag, weight[edge]), value, sums)
                     store(state, (row + pre_up) * width, sums)
                 add_rows(tag, offset, first, neuron_order, pre_up, top, end, state, scratch)
                 write_rows(tag, state, first, neuron_order, pre_up, top, end, pres)
@@ -284,7 +282,7 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
 def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by_value, by_pre,
                    neuron_order, input_column, run_ptr, code, parameter, pre_shift, is_product,
                    is_seeded, row_ptr, source, out_ptr, target, out_weight, states, gradients,
-                   by_weight, by_row, by_input, by_offset, first_sample, tiles, first_run,
+                   by_weight, by_row, by_input, by_offset, is_first, first_sample, tiles, first_run,
                    end_run, first_row, end_row):  # fmt: skip
     """Takes gradients back, run by run from the last: the forward pass of the transpose.
 
@@ -315,6 +313,7 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
         by_row: (N,) gradients by bias, added to, or empty with `by_weight`.
         by_input: (B, n_in) written, or (0, n_in).
         by_offset: (B, N) written, or (0, N).
+        is_first: Whether the first tile overwrites `by_weight` and `by_row`.
         first_sample: First sample of the first tile.
         tiles: Number of tiles.
         first_run: First run.
@@ -328,6 +327,7 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
     zero = gradients.dtype.type(0)
     for tile in range(tiles):
         first = first_sample + tile * width
+        is_fresh = is_first and tile == 0
         state, gradient = states[tile], gradients[tile % gradients.shape[0]]
         for run in range(end_run - 1, first_run - 1, -1):
             stop = min(run_ptr[run + 1], end_row)
@@ -359,7 +359,7 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
             if run > 0 and by_row.size > 0:
                 for row in range(max(run_ptr[run], first_row), stop):
                     arriving = load(tag, gradient, row * width)
-                    by_row[row] += total(arriving)
+                    by_row[row] = total(arriving) + (zero if is_fresh else by_row[row])
                     if not is_product[run]:
                         add_products(tag, arriving, state, source, row_ptr[row], row_ptr[row + 1],
-                                     by_weight)  # fmt: skip
+                                     by_weight, is_fresh)  # fmt: skip

@@ -108,7 +108,7 @@ def _run(
     plan = _plan_of(tensors, activations, state_rows)
     call = Pass(plan, weight, bias, inputs, torch.get_num_threads())
     first, second, _ = call.forward(offset, cast(Keep, keep), keeps_state=False)
-    return first, second
+    return first, weight.new_empty(0) if second is None else second
 
 
 @torch.no_grad()
@@ -118,9 +118,10 @@ def _train(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     plan, threads = _plan_of(tensors, activations, state_rows), torch.get_num_threads()
     call = Pass(plan, weight, bias, inputs, threads)
-    kept = call.forward(offset, cast(Keep, keep), keeps_state=True)
+    first, second, state = call.forward(offset, cast(Keep, keep), keeps_state=True)
+    assert state is not None
     # Told with the state, because it decides how the state is laid out.
-    return *kept, torch.tensor(threads)
+    return first, weight.new_empty(0) if second is None else second, state, torch.tensor(threads)
 
 
 @torch.no_grad()

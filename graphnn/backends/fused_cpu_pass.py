@@ -18,6 +18,7 @@ from torch import Tensor
 
 from graphnn.backends import buffers, compiling, fused_cpu_products, threads
 from graphnn.backends.base import Keep
+from graphnn.backends.fused_cpu_products import Tiles
 from graphnn.backends.fused_cpu_schedule import Product, Schedule, Step, schedule_of
 from graphnn.plan import ExecutionPlan
 
@@ -33,7 +34,7 @@ _SPILLED = 4.0
 # Bytes of a level's sources that leave room for edges in a second-level cache of 2 MiB.
 _CACHE_BYTES = 5 << 18
 # Edge x sample products below which a thread costs more than it saves.
-_PRODUCTS_PER_THREAD = 500_000
+_PRODUCTS_PER_THREAD = 2_000_000
 # Edge x sample products below which a level is not shared between threads.
 _PRODUCTS_PER_STEP = 3_000_000
 # The price of an edge for one sample alone, in edge x sample products of a full tile.
@@ -118,8 +119,50 @@ def _cut(widest: int, batch: int, work: int, largest_level: int, most_threads: i
 
 
 def _contiguous(tensor: Tensor) -> np.ndarray:
-    # The imaginary part of a conjugate is stored with the opposite sign.
-    return tensor.detach().resolve_neg().contiguous().numpy()
+    # Forced, because a parameter has a gradient, and because the imaginary part of a conjugate is
+    # stored with the opposite sign.
+    return (tensor if tensor.is_contiguous() else tensor.contiguous()).numpy(force=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """What passes over a plan share, for one dtype.
+
+    Args:
+        schedule: The plan as the kernels read it.
+        widest: The width of its tiles.
+        code: (R,) activation codes.
+        parameter: (R, 2) activation parameters.
+        no_states: (0, N), for offsets and gradients that are not there.
+        no_outputs: (0, n_out).
+        no_inputs: (0, n_in).
+        nothing: (0, 0), for the shares of threads that there are not.
+    """
+
+    schedule: Schedule
+    widest: int
+    code: np.ndarray
+    parameter: np.ndarray
+    no_states: np.ndarray
+    no_outputs: np.ndarray
+    no_inputs: np.ndarray
+    nothing: np.ndarray
+
+
+def _tables_of(plan: ExecutionPlan, dtype: torch.dtype) -> _Tables:
+    """The plan's tables, made at first use."""
+    key = ("fused_cpu", dtype)
+    tables = plan.derived.get(key)
+    if tables is None:
+        own = schedule_of(plan)
+        shapes = (
+            (0, own.num_neurons), (0, own.output_position.size), (0, own.input_column.size), (0, 0),
+        )  # fmt: skip
+        empty = [np.empty(shape, DTYPES[dtype]) for shape in shapes]
+        code, parameter = own.run_tables(DTYPES[dtype])
+        tables = _Tables(own, _widest(own, dtype.itemsize), code, parameter, *empty)
+        plan.derived[key] = tables
+    return tables
 
 
 class Pass:
@@ -136,52 +179,47 @@ class Pass:
     def __init__(
         self, plan: ExecutionPlan, weight: Tensor, bias: Tensor, inputs: Tensor, most_threads: int
     ) -> None:
-        self.schedule = own = schedule_of(plan)
+        self.tables = tables = _tables_of(plan, weight.dtype)
+        self.schedule = own = tables.schedule
         self.dtype, self.numpy_dtype = weight.dtype, DTYPES[weight.dtype]
         self.batch = inputs.shape[0]
-        key = ("fused_cpu", weight.dtype)
-        if key not in plan.derived:
-            tables = own.run_tables(self.numpy_dtype)
-            plan.derived[key] = (_widest(own, weight.element_size()), *tables)
-        widest, self.code, self.parameter = plan.derived[key]
-        self.cut = _cut(
-            widest, self.batch, own.num_edges + own.num_neurons, own.largest_level, most_threads
-        )
-        self.weight = weight.detach().resolve_neg().contiguous()
-        self.bias, self.inputs = bias, inputs
-        self.none = np.empty((0, own.num_neurons), self.numpy_dtype)
+        self.cut = _cut(tables.widest, self.batch, own.work, own.largest_level, most_threads)
+        self.weight, self.bias, self.inputs = _contiguous(weight), bias, inputs
 
     def forward(
         self, offset: Tensor | None, keep: Keep, keeps_state: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(outputs, empty, state), or with keep="all" (values, preactivations, state).
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(outputs, None, state), or with keep="all" (values, preactivations, state).
 
         Args:
             offset: (B, N) or None.
             keep: As in `Call`.
-            keeps_state: Whether the state is for `backward`; else it may be scratch.
+            keeps_state: Whether the state is for `backward`; None stands for one that is not.
         """
-        own, cut, none = self.schedule, self.cut, self.none
+        own, cut, tables = self.schedule, self.cut, self.tables
         rows = own.training_rows if keeps_state else own.inference_rows
-        whole = keeps_state or cut.is_by_rows or bool(own.products)
-        state = buffers.empty(num_lanes(self.batch) * rows.count if whole else 0, self.dtype)
-        x, moved = _contiguous(self.inputs), none if offset is None else _contiguous(offset)
-        weight = self._gathered(self.weight, own.edge_ids)
+        whole = keeps_state or cut.is_by_rows or own.products
+        state = buffers.empty(num_lanes(self.batch) * rows.count, self.dtype) if whole else None
+        x, moved = _contiguous(self.inputs), tables.no_states
+        if offset is not None:
+            moved = _contiguous(offset)
+        weight = self._gathered(own.edge_ids)
         row_bias = np.zeros(own.num_neurons, self.numpy_dtype)
         row_bias[own.bias_position] = _contiguous(self.bias)
+        first = second = None
+        out = values = pres = tables.no_states
         if keep == "all":
             first, second = (self._empty(self.batch, own.num_neurons) for _ in range(2))
-            values, pres = first.numpy(), second.numpy()
-            out = np.empty((0, own.output_position.size), self.numpy_dtype)
+            values, pres, out = first.numpy(), second.numpy(), tables.no_outputs
         else:
             first = self._empty(self.batch, own.output_position.size)
-            second, out, values, pres = self._empty(0), first.numpy(), none, none
+            out = first.numpy()
 
         def kernel(_: int, share: tuple[Piece, ...], part: tuple[int, int, int, int]) -> None:
             for piece, states in self._tiles(share, state, rows.count):
                 compiling.kernels().forward_tiles(
                     compiling.tags()[piece.width], x, own.input_column, rows.output, own.run_ptr,
-                    self.code, self.parameter, rows.value_shift, rows.pre_shift,
+                    tables.code, tables.parameter, rows.value_shift, rows.pre_shift,
                     own.is_product, own.row_ptr, rows.source, weight, row_bias, moved,
                     own.neuron_order, states, out, values, pres, piece.first, piece.tiles, *part,
                 )  # fmt: skip
@@ -189,8 +227,11 @@ class Pass:
         self._compile("forward", kernel)
         for step in self._steps():
             if isinstance(step, Product):
-                shift = rows.pre_shift[step.first_run]
-                fused_cpu_products.forward(step, self.weight, self._views(state, rows.count), shift)
+                fused_cpu_products.add_by_target(
+                    step, self._gathered(step.edges), row_bias,
+                    Tiles(state, cut.pieces, rows.count), int(rows.pre_shift[step.first_run]),
+                    cut.threads,
+                )  # fmt: skip
             else:
                 self._share(kernel, step, own.row_ptr)
         return first, second, state
@@ -205,24 +246,36 @@ class Pass:
             seeds: Gradients by outputs (B, n_out), values (B, N) and preactivations (B, N).
             needs: Which gradients are wanted; None stands for the others.
         """
-        own, cut, n = self.schedule, self.cut, self.schedule.num_neurons
+        own, cut, tables, n = self.schedule, self.cut, self.tables, self.schedule.num_neurons
         back, rows = own.transpose, own.training_rows
-        whole = cut.is_by_rows or bool(own.products)
-        gradient = buffers.empty(num_lanes(self.batch) * n if whole else 0, self.dtype)
-        if own.products:
-            gradient.zero_()
+        whole = cut.is_by_rows or own.products
+        gradient = buffers.empty(num_lanes(self.batch) * n, self.dtype) if whole else None
+        if gradient is not None and own.products:
+            numbers = gradient.numpy()
+            threads.over(numbers.size, lambda a, b: numbers[a:b].fill(0))
+        none = tables.no_states
         by_output, by_value, by_pre = (
-            self.none if seed is None else _contiguous(seed) for seed in seeds
+            none if seed is None else _contiguous(seed) for seed in seeds
         )
-        out_weight = self._gathered(self.weight, back.edge)
+        out_weight = self._gathered(back.edge)
         # Threads that share rows never add to the same edge.
-        copies = 1 if cut.is_by_rows else cut.threads
-        wanted = needs[0] or needs[1]
-        by_weight = self._zeros(copies, own.source.size if wanted else 0)
-        by_row = self._zeros(copies, n if wanted else 0)
-        by_input = self._empty(self.batch if needs[2] else 0, own.input_column.size)
-        by_offset = self._empty(self.batch if needs[3] else 0, n)
-        into = by_weight.numpy(), by_row.numpy(), by_input.numpy(), by_offset.numpy()
+        others = 0 if cut.is_by_rows else cut.threads - 1
+        edges = own.source.size if needs[0] or needs[1] else 0
+        # The first share becomes the result, the others are let go.
+        by_weight, by_weight_of_others = buffers.empty(edges, self.dtype), tables.nothing
+        if others:
+            by_weight_of_others = (
+                buffers.empty(others * edges, self.dtype).view(others, edges).numpy()
+            )
+        weight_shares = [by_weight.numpy(), *by_weight_of_others]
+        by_row = np.zeros((1 + others, n if needs[0] or needs[1] else 0), self.numpy_dtype)
+        if self.batch == 0:
+            by_weight.zero_()
+            by_weight_of_others.fill(0)
+        by_input = self._empty(self.batch, own.input_column.size) if needs[2] else None
+        by_offset = self._empty(self.batch, n) if needs[3] else None
+        to_input = tables.no_inputs if by_input is None else by_input.numpy()
+        to_offset = none if by_offset is None else by_offset.numpy()
 
         def kernel(thread: int, share: tuple[Piece, ...], part: tuple[int, ...]) -> None:
             mine = 0 if cut.is_by_rows else thread
@@ -232,10 +285,11 @@ class Pass:
                 compiling.kernels().backward_tiles(
                     compiling.tags()[piece.width], by_output, own.output_order,
                     own.outputs_in_order, own.output_ptr, by_value, by_pre, own.neuron_order,
-                    own.input_column, own.run_ptr, self.code, self.parameter, rows.pre_shift,
+                    own.input_column, own.run_ptr, tables.code, tables.parameter, rows.pre_shift,
                     own.is_product, own.is_seeded, own.row_ptr, own.source, back.out_ptr,
-                    back.target, out_weight, states, gradients, into[0][mine], into[1][mine],
-                    into[2], into[3], piece.first, piece.tiles, *part,
+                    back.target, out_weight, states, gradients, weight_shares[mine], by_row[mine],
+                    to_input, to_offset, piece.first == share[0].first, piece.first, piece.tiles,
+                    *part,
                 )  # fmt: skip
 
         self._compile("backward", kernel)
@@ -246,29 +300,33 @@ class Pass:
                 by_product.zero_()
         for step in reversed(self._steps()):
             if isinstance(step, Product):
-                states, gradients = self._views(state, rows.count), self._views(gradient, n)
-                fused_cpu_products.backward(step, self.weight, states, gradients, by_product)
+                back_tiles = Tiles(gradient, cut.pieces, n)
+                # The gradients by inputs may be nobody's wish.
+                if needs[2] or needs[3] or step.pool[-1] >= own.level_ptr[1]:
+                    weight = self._gathered(step.edges)
+                    fused_cpu_products.add_by_source(step, weight, back_tiles, cut.threads)
+                if by_product is not None:
+                    values = Tiles(state, cut.pieces, rows.count)
+                    fused_cpu_products.write_by_weight(
+                        step, values, back_tiles, by_product, cut.threads
+                    )
             else:
                 self._share(kernel, step, back.out_ptr)
         return (
-            self._add_shares(by_weight, by_product) if needs[0] else None,
-            by_row.sum(0)[torch.from_numpy(own.bias_position)] if needs[1] else None,
-            by_input if needs[2] else None,
-            by_offset if needs[3] else None,
+            self._add_shares(by_weight, by_weight_of_others, by_product) if needs[0] else None,
+            self._by_bias(by_row) if needs[1] else None,
+            by_input,
+            by_offset,
         )
 
     def _empty(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.dtype)
-
-    def _zeros(self, *shape: int) -> Tensor:
-        # numpy's are zeroed when they are first touched, by the thread that does.
-        return torch.from_numpy(np.zeros(shape, self.numpy_dtype))
+        return torch.empty(*shape, dtype=self.dtype)
 
     def _tiles(
-        self, share: tuple[Piece, ...], state: Tensor, rows: int
+        self, share: tuple[Piece, ...], state: Tensor | None, rows: int
     ) -> Iterator[tuple[Piece, np.ndarray]]:
-        """Each piece and its (tiles, rows * width) part of a state; scratch where that is empty."""
-        if state.numel() == 0:
+        """Each piece and its (tiles, rows * width) part of a state; scratch where there is none."""
+        if state is None:
             # The first piece of a share is the widest.
             scratch = buffers.scratch(rows * share[0].width if share else 0, self.dtype)
             for piece in share:
@@ -277,13 +335,6 @@ class Pass:
         for piece in share:
             start, size = piece.first * rows, piece.tiles * rows * piece.width
             yield piece, state[start : start + size].view(piece.tiles, rows * piece.width).numpy()
-
-    def _views(self, state: Tensor, rows: int) -> list[Tensor]:
-        """The (tiles, rows, width) parts of a state, one for each piece."""
-        return [
-            torch.from_numpy(part).view(piece.tiles, rows, piece.width)
-            for piece, part in self._tiles(self.cut.pieces, state, rows)
-        ]
 
     def _steps(self) -> list[Step]:
         if self.batch == 0:
@@ -297,7 +348,9 @@ class Pass:
         """Runs a step: each thread its samples, or its rows of a level."""
         own, cut = self.schedule, self.cut
         top, end = int(own.run_ptr[runs[0]]), int(own.run_ptr[runs[1]])
-        if not cut.is_by_rows:
+        if cut.threads == 1:
+            kernel(0, cut.shares[0], (*runs, top, end))
+        elif not cut.is_by_rows:
             threads.share(lambda t: kernel(t, cut.shares[t], (*runs, top, end)), cut.threads)
         elif not own.is_one_level(*runs):
             kernel(0, cut.shares[0], (*runs, top, end))
@@ -319,27 +372,41 @@ class Pass:
             compiling.announce(variant, lambda w=width: kernel(0, (Piece(w, 0, 0),), (0, 0, 0, 0)))
         self.schedule.compiled.add(key)
 
-    def _gathered(self, numbers: Tensor, ids: Tensor | None) -> np.ndarray:
-        """numbers[ids], or the numbers themselves without ids."""
+    def _gathered(self, ids: slice | Tensor | None) -> np.ndarray:
+        """weight[ids], or the weights themselves without ids."""
         if ids is None:
-            return numbers.numpy()
+            return self.weight
+        if isinstance(ids, slice):
+            return self.weight[ids]
         into = buffers.empty(ids.numel(), self.dtype).numpy()
-        own, places, run = numbers.numpy(), ids.numpy(), compiling.kernels().gather
-        threads.over(ids.numel(), lambda a, b: run(own, places, into, a, b))
+        own, places, run = self.weight, ids.numpy(), compiling.kernels().gather
+        threads.over(places.size, lambda a, b: run(own, places, into, a, b))
         return into
 
-    def _add_shares(self, by_thread: Tensor, by_weight: Tensor | None) -> Tensor:
-        """The sum of the threads' (T, E') gradients by weight, in graph order."""
+    def _by_bias(self, by_row: np.ndarray) -> Tensor:
+        """The sum of the threads' (T, N) gradients by row, in the order of the biases."""
+        shares = by_row[:, self.schedule.bias_position]
+        # By numpy: torch's threads would wake for it, and stay awake on our threads' cores.
+        return torch.from_numpy(shares[0] if len(shares) == 1 else shares.sum(0))
+
+    def _add_shares(self, own: Tensor, others: np.ndarray, by_weight: Tensor | None) -> Tensor:
+        """The sum of the threads' gradients by weight, in graph order.
+
+        Args:
+            own: (E',) the first thread's share, overwritten by the sum.
+            others: (T - 1, E').
+            by_weight: (E,) those of products, which the others are added to; or None.
+        """
         # The threads' shares are added in their order, so the sum repeats bit for bit.
-        shares, ids, run = by_thread.numpy(), self.schedule.edge_ids, compiling.kernels()
-        if ids is None and len(shares) == 1:
-            return by_thread[0]
+        sums, run = own.numpy(), compiling.kernels()
+        if len(others):
+            threads.over(sums.size, lambda a, b: run.add_shares(others, sums, a, b))
+        if self.schedule.edge_ids is None:
+            return own
         if by_weight is None:
             by_weight = buffers.empty(self.schedule.num_edges, self.dtype)
-        into, count = by_weight.numpy(), by_thread.shape[1]
-        if ids is None:
-            threads.over(count, lambda a, b: run.sum_shares(shares, into, a, b))
-        else:
-            places = ids.numpy()
-            threads.over(count, lambda a, b: run.scatter_shares(shares, places, into, a, b))
+        # Read here and there, written in order: threads that write to a line of a cache in turn
+        # wait for one another.
+        places, into = self.schedule.place_of_edge, by_weight.numpy()
+        threads.over(into.size, lambda a, b: run.gather_present(sums, places, into, a, b))
         return by_weight

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphnn.backends import compiling
 from graphnn.plan import ExecutionPlan
 
 # Elements from which on a level's matrix is worth the price of a matrix product's call.
 _LARGE_MATRIX = 16384
-# Share of a level's (neurons, distinct sources) matrix that must be edges, if not all are, for the
-# matrix product over zeros to be faster than the edges alone.
-_CROSSOVER = 0.42
+# Share of a level's (neurons, distinct sources) matrix that must be edges for the matrix product
+# over zeros to be faster than the edges alone. Measured in training; in inference it is about 0.42.
+_CROSSOVER = 0.32
 # Numbers of a state that are kept apart in inference rather than overwritten when no longer read.
 _SMALL_STATE = 1 << 13
 
@@ -32,11 +33,10 @@ class Product:
         end_run: One past its last.
         first: Its first position.
         end: One past its last.
-        pool: Positions of its distinct sources, ascending; a slice where they are consecutive.
-        num_sources: How many these are.
+        pool: (S,) positions of its distinct sources, ascending.
         edges: Ids of its edges in the plan's order; a slice where they are consecutive.
-        cells: (E_l,) place of each edge in the (neurons, sources) matrix; None for a complete block
-            with its edges in that order.
+        bits: (n, words) the cells of the (neurons, sources) matrix, 64 to a word.
+        start: (n, words) the place of each word's first edge among the level's.
     """
 
     level: int
@@ -44,10 +44,10 @@ class Product:
     end_run: int
     first: int
     end: int
-    pool: slice | Tensor
-    num_sources: int
+    pool: np.ndarray
     edges: slice | Tensor
-    cells: Tensor | None
+    bits: np.ndarray
+    start: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +98,18 @@ class Schedule:
     def __init__(self, plan: ExecutionPlan) -> None:
         self.num_neurons, self.num_edges = plan.num_neurons, plan.num_edges
         self.num_levels = plan.num_levels
+        # Products a sample, a neuron counting as one.
+        self.work = self.num_edges + self.num_neurons
         self.level_ptr = plan.level_ptr.numpy()
         self.neuron_order = plan.neuron_order.numpy()
         slot = plan.bias_slot.numpy()
         biased = np.flatnonzero(slot >= 0)
-        # The position of every bias.
-        self.bias_position = np.empty_like(biased)
-        self.bias_position[slot[biased]] = biased
+        # The position of every bias; a slice where they follow one another.
+        position = np.empty_like(biased)
+        position[slot[biased]] = biased
+        in_order = bool((np.diff(position) == 1).all())
+        first = int(position[0]) if position.size else 0
+        self.bias_position = slice(first, first + position.size) if in_order else position
         self._cut_runs(plan)
         inputs, outputs = plan.input_position.numpy(), plan.output_position.numpy()
         self.input_column = np.empty_like(inputs)
@@ -149,7 +154,7 @@ class Schedule:
         edges = np.diff(row_ptr[self.level_ptr])
         area = neurons * num_sources
         share = edges / np.maximum(area, 1)
-        chosen = (area >= _LARGE_MATRIX) & ((share >= _CROSSOVER) | (share == 1))
+        chosen = (area >= _LARGE_MATRIX) & (share >= _CROSSOVER)
         self.products = tuple(self._product(plan, int(level)) for level in np.flatnonzero(chosen))
         self.is_product = np.zeros(self.num_runs, np.bool_)
         # Runs whose gradients a product adds to before the kernels do.
@@ -166,8 +171,8 @@ class Schedule:
             self.row_ptr = np.append(0, np.cumsum(fan_in))
         for product in self.products:
             self.is_product[product.first_run : product.end_run] = True
-            positions = np.arange(self.num_neurons)[product.pool]
-            self.is_seeded[np.searchsorted(self.run_ptr, positions, side="right") - 1] = True
+            runs = np.searchsorted(self.run_ptr, product.pool, side="right") - 1
+            self.is_seeded[runs] = True
         self.level_edges, self.level_sources = np.where(chosen, 0, edges), num_sources
 
     def _product(self, plan: ExecutionPlan, level: int) -> Product:
@@ -175,14 +180,11 @@ class Schedule:
         row_ptr = plan.row_ptr.numpy()[first : end + 1]
         span = slice(int(row_ptr[0]), int(row_ptr[-1]))
         source, ids = plan.edge_source.numpy()[span], plan.edge_order[span]
-        pool = np.unique(source)
-        consecutive = int(pool[-1]) - int(pool[0]) == pool.size - 1
-        columns = source - pool[0] if consecutive else np.searchsorted(pool, source)
-        rows = np.repeat(np.arange(end - first), np.diff(row_ptr))
-        cells = rows * pool.size + columns
-        if (end - first) * pool.size < 1 << 31:
-            cells = cells.astype(np.int32)
-        is_block = cells.size == (end - first) * pool.size and bool((np.diff(cells) == 1).all())
+        pool = np.unique(source).astype(np.int64)
+        bits = np.zeros((end - first, -(-pool.size // 64)), np.int64)
+        start = np.empty(bits.shape, np.int32 if source.size < 1 << 31 else np.int64)
+        columns = np.searchsorted(pool, source)
+        compiling.matrix_kernels().mark(row_ptr - row_ptr[0], columns, bits, start)
         of_view = bool((ids.diff() == 1).all())
         return Product(
             level=level,
@@ -190,10 +192,10 @@ class Schedule:
             end_run=int(self.run_of_level[level + 1]),
             first=first,
             end=end,
-            pool=slice(int(pool[0]), int(pool[-1]) + 1) if consecutive else torch.from_numpy(pool),
-            num_sources=pool.size,
+            pool=pool,
             edges=slice(int(ids[0]), int(ids[0]) + ids.numel()) if of_view else ids,
-            cells=None if is_block else torch.from_numpy(cells),
+            bits=bits,
+            start=start,
         )
 
     @cached_property
@@ -242,6 +244,14 @@ class Schedule:
         places = torch.from_numpy(edge)
         ids = places if self.edge_ids is None else self.edge_ids.index_select(0, places)
         return Transpose(out_ptr, target, ids)
+
+    @cached_property
+    def place_of_edge(self) -> np.ndarray:
+        """(E,) the place of each edge id in `edge_ids`; -1 for the edges of products."""
+        assert self.edge_ids is not None
+        places = np.full(self.num_edges, -1, self.source.dtype)
+        places[self.edge_ids.numpy()] = np.arange(self.edge_ids.numel(), dtype=places.dtype)
+        return places
 
     @cached_property
     def training_rows(self) -> Rows:

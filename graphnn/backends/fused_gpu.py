@@ -9,27 +9,30 @@ matrix products. Nothing is added by atomics, and nothing of size (B, E) is made
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphnn import activation
+from graphnn.backends import fused_gpu_graphs
 from graphnn.backends.base import Call, Keep, States, is_transformed
+from graphnn.backends.fused_gpu_backward import Backward
+from graphnn.backends.fused_gpu_graphs import Compute, Tensors
+from graphnn.backends.fused_gpu_memory import within_memory
 from graphnn.backends.fused_gpu_pass import ACCUMULATED, Pass, State, chunked
 from graphnn.backends.fused_gpu_schedule import schedule
-from graphnn.backends.fused_gpu_tiles import stride_of
+from graphnn.backends.fused_gpu_tiles import launches
 from graphnn.backends.reference import Reference
 from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
-from graphnn.errors import BackendError
 from graphnn.plan import ExecutionPlan
 
 # Triton makes code for GPUs of this compute capability on.
 _OLDEST = (7, 0)
-_Result = TypeVar("_Result")
+# How many times smaller the pieces of an inference are made once the memory was too small.
+_SHRINK = 8
 
 
 class _Run(torch.autograd.Function):
@@ -38,38 +41,61 @@ class _Run(torch.autograd.Function):
         ctx: Any, plan: ExecutionPlan, keep: Keep, weight: Tensor, bias: Tensor, inputs: Tensor,
         offset: Tensor | None,
     ) -> Any:  # fmt: skip
-        ctx.call = call = Pass(plan, weight, inputs.shape[0])
-        ctx.keep = keep
-        state = call.forward(bias, inputs, offset, keep == "all" or call.own.keeps_pre)
-        ctx.save_for_backward(weight, bias, inputs, offset, state.values, state.pres)
-        if keep == "outputs":
-            return call.outputs(state)
-        return call.values_and_preactivations(state)
+        ctx.plan, ctx.keep = plan, keep
+
+        def compute(weight: Tensor, bias: Tensor, inputs: Tensor, offset: Tensor | None) -> Tensors:
+            call = Pass(plan, weight, inputs.shape[0])
+            state = call.forward(bias, inputs, offset, keep == "all" or call.own.keeps_pre)
+            if keep == "outputs":
+                return state.values, state.pres, call.outputs(state)
+            return state.values, state.pres, *call.values_and_preactivations(state)
+
+        given = (weight, bias, inputs, offset)
+        values, pres, *results = _launched(plan, ("forward", keep), compute, given, inputs)
+        ctx.save_for_backward(*given, values, pres)
+        return results[0] if keep == "outputs" else tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         refuse_batched_gradients("fused_gpu", gradients)
         weight, bias, inputs, offset, values, pres = ctx.saved_tensors
-        outputs = ctx.keep == "outputs"
+        plan, keep, needs = ctx.plan, ctx.keep, tuple(ctx.needs_input_grad[2:])
 
-        def compute() -> tuple[Tensor | None, ...]:
-            by_output, by_neuron = (gradients[0], None) if outputs else (None, gradients)
-            state, needs = State(values, pres), ctx.needs_input_grad[2:]
-            return ctx.call.backward(state, by_output, by_neuron, needs)
+        def compute(
+            weight: Tensor, values: Tensor, pres: Tensor | None, *arriving: Tensor
+        ) -> Tensors:
+            back = Backward(Pass(plan, weight, inputs.shape[0]), State(values, pres), needs)
+            if keep == "outputs":
+                return tuple(back.run(arriving[0], None))
+            return tuple(back.run(None, (arriving[0], arriving[1])))
 
+        def launched() -> Tensors:
+            given = (weight, values, pres, *gradients)
+            return _launched(plan, ("backward", keep, needs), compute, given, inputs)
+
+        call = Call(plan, weight, bias, inputs, offset, keep)
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-            computed = _within_memory(compute, ctx.call.plan, inputs)
+            computed = within_memory(launched, launched, call, trains=True)
         if torch.is_grad_enabled():
-            tensors = (weight, bias, inputs, *gradients)
-            depends_on = tensors if offset is None else (*tensors, offset)
-            computed = refuse_second_derivative("fused_gpu", computed, depends_on)
+            computed = refuse_second_derivative("fused_gpu", computed, (*call.tensors, *gradients))
         return None, None, *computed
+
+
+def _launched(
+    plan: ExecutionPlan, key: Any, compute: Compute, given: Tensors, inputs: Tensor
+) -> Tensors:
+    """What `compute` gives, captured where Python would launch more slowly than the GPU works."""
+    how = launches(schedule(plan), inputs.shape[0], inputs.element_size())
+    if how == "graph" and fused_gpu_graphs.can_capture(inputs.device):
+        return fused_gpu_graphs.graphs(plan).run((*key, inputs.shape[0]), compute, given)
+    return compute(*given)
 
 
 class FusedGpu:
     """Triton kernels for the whole plan."""
 
     name = "fused_gpu"
+    sums_in_float32 = True
 
     def unsupported(self, call: Call) -> list[str]:
         """What keeps this backend from running the call."""
@@ -97,6 +123,12 @@ class FusedGpu:
             for name, device in placed
             if device != where
         ]
+        mixed = sorted({str(t.dtype) for t in call.tensors if t.dtype != call.weight.dtype})
+        if mixed:
+            reasons.append(
+                f"all tensors must have the weights' dtype {call.weight.dtype} (got "
+                f"{', '.join(mixed)})"
+            )
         if call.weight.dtype not in ACCUMULATED:
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in ACCUMULATED)
             reasons.append(f"it computes in {names}, not in {call.weight.dtype}")
@@ -122,20 +154,33 @@ class FusedGpu:
         offset: Tensor | None = None, keep: Keep = "outputs",
     ) -> Tensor | States:  # fmt: skip
         """Runs the plan; see `Backend.run`."""
-        if schedule(plan).only_products:
-            return Reference().run(plan, weight, bias, inputs, offset, keep)
-        tensors = Call(plan, weight, bias, inputs, offset, keep).tensors
+        call = Call(plan, weight, bias, inputs, offset, keep)
+        trains = torch.is_grad_enabled() and any(t.requires_grad for t in call.tensors)
 
-        def compute() -> Tensor | States:
-            if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        def compute(shrink: int = 1) -> Tensor | States:
+            if schedule(plan).only_products:
+                return Reference().run(plan, weight, bias, inputs, offset, keep)
+            if trains:
                 return _Run.apply(plan, keep, weight, bias, inputs, offset)
             with torch.no_grad():
-                if keep == "outputs":
-                    return chunked(lambda n: Pass(plan, weight, n), bias, inputs, offset)
-                call = Pass(plan, weight, inputs.shape[0])
-                return call.values_and_preactivations(call.forward(bias, inputs, offset, True))
+                return _infer(call, shrink)
 
-        return _within_memory(compute, plan, inputs)
+        return within_memory(compute, lambda: compute(_SHRINK), call, trains)
+
+
+def _infer(call: Call, shrink: int) -> Tensor | States:
+    """Outputs or states without a gradient, in pieces that many times smaller than usual."""
+    plan, keep = call.plan, call.keep
+
+    def compute(weight: Tensor, bias: Tensor, inputs: Tensor, offset: Tensor | None) -> Tensors:
+        if keep == "outputs":
+            return (chunked(lambda n: Pass(plan, weight, n), bias, inputs, offset, shrink),)
+        own = Pass(plan, weight, inputs.shape[0])
+        return own.values_and_preactivations(own.forward(bias, inputs, offset, True))
+
+    given = (call.weight, call.bias, call.inputs, call.offset)
+    found: Any = _launched(plan, ("inference", keep, shrink), compute, given, call.inputs)
+    return found[0] if keep == "outputs" else found
 
 
 @cache
@@ -145,41 +190,3 @@ def _has_triton() -> bool:
 
 def _interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
-
-
-def _within_memory(compute: Callable[[], _Result], plan: ExecutionPlan, inputs: Tensor) -> _Result:
-    """The result, or a BackendError that says what would fit the GPU's memory."""
-    try:
-        return compute()
-    except torch.OutOfMemoryError as error:
-        said = str(error).partition(". ")[0]
-    # Raised out here, where nothing holds the frames of the failed call and their tensors.
-    raise BackendError(_too_little_memory(plan, inputs, said))
-
-
-def _too_little_memory(plan: ExecutionPlan, inputs: Tensor, said: str) -> str:
-    batch, size = inputs.shape[0], inputs.element_size()
-    # Values, preactivations and gradients of a training step; the edges' numbers come on top.
-    a_sample = 3 * plan.num_neurons * size
-    needed = a_sample * stride_of(batch)
-    text = (
-        f"backend 'fused_gpu' has too little memory on {inputs.device} for {plan.num_neurons} "
-        f"neurons, {plan.num_edges} edges and {batch} samples in {inputs.dtype}: with gradients "
-        f"their state takes up to {_gigabytes(needed)}"
-    )
-    if inputs.is_cuda:
-        torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info(inputs.device)
-        fit = free // a_sample
-        text += (
-            f", and {_gigabytes(free)} of {_gigabytes(total)} are free, enough for about {fit} "
-            "samples"
-        )
-    return (
-        f"{text} ({said}). Give smaller batches, or run under torch.no_grad(), which keeps only "
-        "what is still read."
-    )
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"

@@ -10,13 +10,15 @@ What the kernels are given:
   preactivations, where KEEPS_PRE. `shift`: (N, stride) offsets, where SHIFTED. `bias`: (N,).
 - `source`, `weight`: (E,) the sources' rows, and weights, as in the plan; `row_ptr`: (N + 1,).
 - `table`: (N,) places in `codes` and, two numbers each, in `parameters`: the activations.
-- `gradient`: (N, stride) by preactivation where a level is done; before that by value, where
-  SEEDED. `by_pre`: (N, stride) what arrives at preactivations, where PRE_SEEDED.
+- `gradient`: (N, span) by preactivation where a level is done; before that by value, where SEEDED.
+  It holds a piece of the batch, to whose first sample `values` and `pres` then point. `by_pre`:
+  (N, span) what arrives at preactivations, where PRE_SEEDED.
 - `target`, `weight`: backward, (E,) target positions and weights by source; `out_ptr`: (N + 1,).
 - `by_weight`: where DOTS, one row of `width` edges for each block of samples of a launch, to which
-  it adds unless they are the first; column 0 is the edge `base`.
-- `first`, `end`: the positions of a level. `level_ptr`: (L + 1,), of all. `batch`: B. `stride`: the
-  samples that a row has room for, a multiple of COLS. INDEX: a type that holds places in a state.
+  it adds where blocks are `earlier`; column 0 is the edge `base`.
+- `first`, `end`: the positions of a level. `level_ptr`: (L + 1,), of all. `batch`: the samples of
+  the state, or of the piece. `stride`, `span`: the samples that a row has room for, multiples of
+  COLS. INDEX: a type that holds places in a state.
 """
 
 # Triton compiles the functions below, whose arguments are tensors and constants of its own kind.
@@ -34,7 +36,8 @@ from graphnn.backends.fused_gpu_activations import activate, times_slope
 # Numbers that change from level to level or from batch to batch: code made for their particular
 # divisors would be compiled again and again.
 _CHANGING = [
-    "first", "end", "ring", "batch", "base", "width", "first_block", "num_blocks", "num_levels",
+    "first", "end", "ring", "batch", "base", "width", "earlier", "first_block", "num_blocks",
+    "num_levels",
 ]  # fmt: skip
 
 
@@ -162,50 +165,60 @@ def activate_level(
 @triton.jit
 def _back_rows(
     gradient, by_pre, values, pres, target, weight, out_ptr, table, codes, parameters, by_weight,
-    base, earlier, rows, is_row, cols, batch, stride, COLS: tl.constexpr, ROWS: tl.constexpr,
+    base, earlier, rows, is_row, cols, batch, stride, span, COLS: tl.constexpr, ROWS: tl.constexpr,
     ACC: tl.constexpr, INDEX: tl.constexpr, USED: tl.constexpr, KEEPS_PRE: tl.constexpr,
     SEEDED: tl.constexpr,
     PRE_SEEDED: tl.constexpr, DOTS: tl.constexpr,
 ):  # fmt: skip
     """Takes the gradient of some neurons for some samples from their targets'."""
     mask = is_row[:, None]
-    again = tl.zeros([ROWS], tl.int32) + earlier > 0
     at = rows.to(INDEX)[:, None] * stride + cols[None, :]
+    own_place = rows.to(INDEX)[:, None] * span + cols[None, :]
     edge = tl.load(out_ptr + rows, mask=is_row, other=0)
     count = tl.load(out_ptr + rows + 1, mask=is_row, other=0) - edge
+    longest = tl.max(count, 0)
     value = tl.load(values + at, mask=mask, other=0).to(ACC)
     total = tl.zeros([ROWS, COLS], ACC)
     if SEEDED:
-        total = tl.load(gradient + at, mask=mask, other=0).to(ACC)
-    for k in tl.range(0, tl.max(count, 0), loop_unroll_factor=4):
-        has = k < count
-        t = tl.load(target + edge + k, mask=has, other=0, eviction_policy="evict_first")
-        w = tl.load(weight + edge + k, mask=has, other=0, eviction_policy="evict_first").to(ACC)
-        where = t.to(INDEX)[:, None] * stride + cols[None, :]
-        g = tl.load(gradient + where, mask=has[:, None], other=0).to(ACC)
-        total = tl.fma(tl.broadcast_to(w[:, None], [ROWS, COLS]), g, total)
+        total = tl.load(gradient + own_place, mask=mask, other=0).to(ACC)
+    # Dot products wait in a tile for COLS edges of each row, which then are written side by side:
+    # threads that wrote every one of them would have to meet for it.
+    lane = tl.arange(0, COLS)[None, :]
+    again = tl.zeros([ROWS, COLS], tl.int32) + earlier > 0
+    for start in tl.range(0, longest, COLS):
+        dots = tl.zeros([ROWS, COLS], ACC)
+        for k in tl.range(start, tl.minimum(start + COLS, longest), loop_unroll_factor=4):
+            has = k < count
+            t = tl.load(target + edge + k, mask=has, other=0, eviction_policy="evict_first")
+            w = tl.load(weight + edge + k, mask=has, other=0, eviction_policy="evict_first")
+            where = t.to(INDEX)[:, None] * span + cols[None, :]
+            g = tl.load(gradient + where, mask=has[:, None], other=0).to(ACC)
+            total = tl.fma(tl.broadcast_to(w.to(ACC)[:, None], [ROWS, COLS]), g, total)
+            if DOTS:
+                # Columns beyond the batch hold anything, NaN perhaps.
+                own = tl.sum(tl.where(cols[None, :] < batch, g * value, 0.0), 1)
+                dots = tl.where(lane == k - start, own[:, None], dots)
         if DOTS:
-            # Columns beyond the batch hold anything, NaN perhaps.
-            own = tl.sum(tl.where(cols[None, :] < batch, g * value, 0.0), 1)
-            place = by_weight + (edge + k - base)
-            own += tl.load(place, mask=has & again, other=0)
-            tl.store(place, own, mask=has)
+            is_edge = start + lane < count[:, None]
+            place = by_weight + (edge[:, None] + (start - base) + lane)
+            dots += tl.load(place, mask=is_edge & again, other=0)
+            tl.store(place, dots, mask=is_edge)
     pre = value
     if KEEPS_PRE:
         pre = tl.load(pres + at, mask=mask, other=0).to(ACC)
     code, a, b = _kinds(table, codes, parameters, rows, is_row)
     total = times_slope(total, pre, value, code, a, b, USED)
     if PRE_SEEDED:
-        total += tl.load(by_pre + at, mask=mask, other=0).to(ACC)
-    tl.store(gradient + at, total.to(gradient.dtype.element_ty), mask=mask)
+        total += tl.load(by_pre + own_place, mask=mask, other=0).to(ACC)
+    tl.store(gradient + own_place, total.to(gradient.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=_CHANGING)
 def backward_level(
     gradient, by_pre, values, pres, target, weight, out_ptr, table, codes, parameters, by_weight,
-    base, width, first_block, first, end, batch, stride, ROWS: tl.constexpr, COLS: tl.constexpr,
-    ACC: tl.constexpr, INDEX: tl.constexpr, USED: tl.constexpr, KEEPS_PRE: tl.constexpr,
-    SEEDED: tl.constexpr,
+    base, width, earlier, first_block, first, end, batch, stride, span, ROWS: tl.constexpr,
+    COLS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr, USED: tl.constexpr,
+    KEEPS_PRE: tl.constexpr, SEEDED: tl.constexpr,
     PRE_SEEDED: tl.constexpr, DOTS: tl.constexpr,
 ):  # fmt: skip
     """Gradients by the preactivations of one level, and by the weights of its outgoing edges."""
@@ -216,15 +229,15 @@ def backward_level(
     cols = (first_block + block) * COLS + tl.arange(0, COLS)
     _back_rows(
         gradient, by_pre, values, pres, target, weight, out_ptr, table, codes, parameters,
-        by_weight + block.to(tl.int64) * width, base, first_block, rows, rows < end, cols,
-        batch, stride, COLS, ROWS, ACC, INDEX, USED, KEEPS_PRE, SEEDED, PRE_SEEDED, DOTS,
+        by_weight + block.to(tl.int64) * width, base, earlier, rows, rows < end, cols,
+        batch, stride, span, COLS, ROWS, ACC, INDEX, USED, KEEPS_PRE, SEEDED, PRE_SEEDED, DOTS,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_CHANGING)
 def backward_walk(
     gradient, by_pre, values, pres, target, weight, out_ptr, table, codes, parameters, by_weight,
-    width, num_blocks, level_ptr, num_levels, batch, stride, ROWS: tl.constexpr,
+    width, earlier, num_blocks, level_ptr, num_levels, batch, stride, span, ROWS: tl.constexpr,
     COLS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr, USED: tl.constexpr,
     KEEPS_PRE: tl.constexpr,
     PRE_SEEDED: tl.constexpr, DOTS: tl.constexpr,
@@ -241,8 +254,8 @@ def backward_walk(
                 rows = top + tl.arange(0, ROWS)
                 _back_rows(
                     gradient, by_pre, values, pres, target, weight, out_ptr, table, codes,
-                    parameters, own, 0, block - program, rows, rows < end, cols, batch, stride,
-                    COLS, ROWS, ACC, INDEX, USED, KEEPS_PRE, True, PRE_SEEDED, DOTS,
+                    parameters, own, 0, earlier + block - program, rows, rows < end, cols, batch,
+                    stride, span, COLS, ROWS, ACC, INDEX, USED, KEEPS_PRE, True, PRE_SEEDED, DOTS,
                 )  # fmt: skip
             # The next level reads what other threads of this program have written.
             tl.debug_barrier()

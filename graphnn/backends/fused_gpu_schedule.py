@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from graphnn import algorithms
 from graphnn.activation import Activation
 from graphnn.plan import ExecutionPlan
 
@@ -59,12 +61,12 @@ class Ring:
     Args:
         size: Rows, enough for a level and all lower neurons that it or a later one reads.
         source: (E,) rows of the sources.
-        outputs: (n_out,) rows of the outputs.
+        outputs: Rows of the outputs.
     """
 
     size: int
     source: Tensor
-    outputs: Tensor
+    outputs: Tensor | slice
 
 
 class Schedule:
@@ -82,6 +84,7 @@ class Schedule:
         self.widest = max(b - a for a, b in zip(self.level_ptr, self.level_ptr[1:], strict=False))
         self.in_order = _counts_up(plan.edge_order)
         self.inputs_in_order = _counts_up(plan.input_position)
+        self.output_rows = _as_slice(plan.output_position)
         self.outputs_repeat = plan.output_position.unique().numel() < plan.output_position.numel()
         biased = torch.nonzero(plan.bias_slot >= 0).flatten()
         self.num_biases = biased.numel()
@@ -150,7 +153,7 @@ class Schedule:
             if isinstance(own, slice):
                 own = torch.arange(own.start, own.stop, device=starts.device)
             readers.append(own)
-        levels = set(torch.bucketize(torch.cat(readers), starts, right=True).tolist())
+        levels = set(torch.bucketize(torch.cat(readers), starts, right=True).unique().tolist())
         return tuple(level in levels for level in range(self.plan.num_levels))
 
     @cached_property
@@ -166,10 +169,10 @@ class Schedule:
                 in_product[product.rows] = True
             keep = torch.nonzero(~in_product.index_select(0, target)).flatten()
             source, target, edge = (part.index_select(0, keep) for part in (source, target, edge))
+        own = algorithms.on(plan.device)
+        ptr = own.row_pointers(source, plan.num_neurons)
         # Stable, so that a source's edges keep the order of their targets.
-        source, order = torch.sort(source, stable=True)
-        ends = torch.arange(plan.num_neurons + 1, dtype=source.dtype, device=plan.device)
-        ptr = torch.searchsorted(source, ends)
+        order = own.stable_order(source, ptr, edge.dtype)
         return Transpose(
             ptr=ptr.to(self.row_ptr.dtype),
             target=target.index_select(0, order),
@@ -184,17 +187,17 @@ class Schedule:
         size = count if self.products else self._window()
         # A little less memory is not worth the second copy of the sources.
         if 2 * size > count:
-            return Ring(count, plan.edge_source, plan.output_position)
-        return Ring(size, plan.edge_source % size, plan.output_position % size)
+            return Ring(count, plan.edge_source, self.output_rows)
+        return Ring(size, plan.edge_source % size, _as_slice(plan.output_position % size))
 
     def _window(self) -> int:
         """The most positions from the lowest that is read later to the end of a level."""
         plan = self.plan
-        sizes = torch.tensor(self.edge_ptr, device=plan.device).diff()
-        levels = torch.arange(plan.num_levels, device=plan.device)
-        level = torch.repeat_interleave(levels, sizes, output_size=plan.num_edges)
         lowest = torch.full((plan.num_levels,), plan.num_neurons, device=plan.device)
-        lowest.scatter_reduce_(0, level, plan.edge_source.long(), "amin")
+        # Level by level, because a level's number for every edge would take 8 bytes an edge.
+        for level, (start, end) in enumerate(pairwise(self.edge_ptr)):
+            if end > start:
+                lowest[level] = plan.edge_source[start:end].amin()
         if plan.output_position.numel():
             lowest[-1] = torch.minimum(lowest[-1], plan.output_position.min())
         later = lowest.flip(0).cummin(0).values.flip(0)
@@ -209,6 +212,12 @@ class Schedule:
         for piece, own in zip(edges.split(_PIECE), by_edge.split(_PIECE), strict=True):
             ordered.index_copy_(0, piece.long(), own.to(dtype))
         return ordered
+
+
+def _as_slice(ids: Tensor) -> Tensor | slice:
+    """The ids, as a slice where each is one more than the one before."""
+    first = int(ids[0]) if ids.numel() else 0
+    return slice(first, first + ids.numel()) if _counts_up(ids - first) else ids
 
 
 def _counts_up(ids: Tensor) -> bool:

@@ -84,19 +84,52 @@ def store(_context, array, index, value):
     return types.void(array, types.intp, value), generate
 
 
+def _splat(builder, number, width):
+    undefined = ir.Constant(ir.VectorType(number.type, width), ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+@intrinsic
+def prefetch(_context, array, index):
+    """Asks for array[index], so that it is near when it is read. Any index will do."""
+
+    def generate(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        place = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # To be read, to be kept in all caches, data.
+        builder.call(function, [place, *(ir.Constant(number, flag) for flag in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
 @intrinsic
 def splat(_context, tag, number):
     """A vector that holds `number` everywhere."""
     lanes = Lanes(number, _WIDTHS[tag])
 
-    def generate(context, builder, _signature, args):
-        vector = context.get_value_type(lanes)
-        undefined = ir.Constant(vector, ir.Undefined)
-        first = builder.insert_element(undefined, args[1], ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes.width), [0] * lanes.width)
-        return builder.shuffle_vector(first, undefined, zeros)
+    def generate(_context, builder, _signature, args):
+        return _splat(builder, args[1], lanes.width)
 
     return lanes(tag, number), generate
+
+
+@intrinsic
+def splat_at(_context, tag, array, index):
+    """`splat` of array[index], where the index is not negative: no code asks whether it is."""
+    lanes = Lanes(array.dtype, _WIDTHS[tag])
+
+    def generate(context, builder, signature, args):
+        data = context.make_array(signature.args[1])(context, builder, args[1]).data
+        number = builder.load(builder.gep(data, [args[2]], inbounds=True))
+        return _splat(builder, number, lanes.width)
+
+    return lanes(tag, array, types.intp), generate
 
 
 @intrinsic
@@ -217,21 +250,23 @@ def _eight(tag, arriving, state, source, edge):
     return _add_2(low, _four(tag, arriving, state, source, edge + 2))
 
 
-def add_products(tag, arriving, state, source, start, stop, sums):
+def add_products(tag, arriving, state, source, start, stop, sums, is_fresh):
     """sums[edge] += the sum over lanes of arriving * state at source[edge], for start ... stop - 1.
 
-    Sixteen edges at a time, the sixteen sums over lanes are one tree of vector additions.
+    Sixteen edges at a time, the sixteen sums over lanes are one tree of vector additions. Where
+    `is_fresh`, the sums are written, whatever was there.
     """
 
 
 @overload(add_products, jit_options={"forceinline": True})
-def _add_products(tag, arriving, state, source, start, stop, sums):
-    def one_by_one(tag, arriving, state, source, start, stop, sums):
+def _add_products(tag, arriving, state, source, start, stop, sums, is_fresh):
+    def one_by_one(tag, arriving, state, source, start, stop, sums, is_fresh):
         width = width_of(tag)
         for edge in range(start, stop):
-            sums[edge] += total(times(arriving, load(tag, state, source[edge] * width)))
+            product = total(times(arriving, load(tag, state, source[edge] * width)))
+            sums[edge] = product if is_fresh else sums[edge] + product
 
-    def by_sixteen(tag, arriving, state, source, start, stop, sums):
+    def by_sixteen(tag, arriving, state, source, start, stop, sums, is_fresh):
         width = width_of(tag)
         edge = start
         while edge + 15 < stop:
@@ -239,10 +274,13 @@ def _add_products(tag, arriving, state, source, start, stop, sums):
                 _eight(tag, arriving, state, source, edge),
                 _eight(tag, arriving, state, source, edge + 1),
             )
-            store(sums, edge, plus(load(_SIXTEEN, sums, edge), products))
+            if not is_fresh:
+                products = plus(load(_SIXTEEN, sums, edge), products)
+            store(sums, edge, products)
             edge += 16
         while edge < stop:
-            sums[edge] += total(times(arriving, load(tag, state, source[edge] * width)))
+            product = total(times(arriving, load(tag, state, source[edge] * width)))
+            sums[edge] = product if is_fresh else sums[edge] + product
             edge += 1
 
     return one_by_one if _WIDTHS[tag] < 16 else by_sixteen

@@ -25,6 +25,7 @@ class Reference:
     """Runs anywhere, under every torch transform, with gradients of any order."""
 
     name = "reference"
+    sums_in_float32 = False
 
     def unsupported(self, call: Call) -> list[str]:
         """No reason: this backend runs every call."""

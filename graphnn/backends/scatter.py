@@ -240,6 +240,7 @@ class Scatter:
     """Message passing as PyTorch Geometric does it, without autograd's price for every level."""
 
     name = "scatter"
+    sums_in_float32 = False
 
     def unsupported(self, call: Call) -> list[str]:
         """What keeps this backend from running the call."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphnn.backends.base import Backend, Call
+import torch
+
+from graphnn.backends.base import Backend, Call, PlainRun
 from graphnn.backends.fused_cpu import FusedCpu
 from graphnn.backends.fused_gpu import FusedGpu
 from graphnn.backends.reference import Reference
 from graphnn.backends.scatter import Scatter
 from graphnn.errors import BackendError
+from graphnn.plan import ExecutionPlan
 
 # "auto" takes the first that can run the call and is not discouraged from it.
-_BACKENDS: tuple[Backend, ...] = (FusedCpu(), FusedGpu(), Scatter(), Reference())
+_FIRST = FusedCpu()
+_BACKENDS: tuple[Backend, ...] = (_FIRST, FusedGpu(), Scatter(), Reference())
 
 
 def backends() -> tuple[str, ...]:
@@ -59,6 +63,19 @@ def select(name: str, call: Call) -> Backend:
     if possible:
         return possible[0]
     raise BackendError(". ".join(refused) + ". Set net.backend = 'auto' to let graphnn choose.")
+
+
+def plain_run(name: str, plan: ExecutionPlan, dtype: torch.dtype) -> PlainRun | None:
+    """What `select` leads to for plain tensors on the plan's device, found once a plan and dtype.
+
+    Outside of forward-mode differentiation, whose dual tensors look plain. None where only the call
+    can tell.
+    """
+    key = ("plain run", name, dtype)
+    if key not in plan.derived:
+        chosen = name in ("auto", _FIRST.name)
+        plan.derived[key] = _FIRST.plain_run(plan, dtype) if chosen else None
+    return plan.derived[key]
 
 
 @dataclass(frozen=True)

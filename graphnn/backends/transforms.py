@@ -40,6 +40,16 @@ def is_plain(*tensors: Tensor | None) -> bool:
     return not any(tensor is not None and type(tensor) not in _PLAIN for tensor in tensors)
 
 
+def needs_gradient(weight: Tensor, bias: Tensor, inputs: Tensor, offset: Tensor | None) -> bool:
+    """Whether what is computed of these tensors is to be differentiated."""
+    return torch.is_grad_enabled() and (
+        weight.requires_grad
+        or bias.requires_grad
+        or inputs.requires_grad
+        or (offset is not None and offset.requires_grad)
+    )
+
+
 def apart(work: Callable[[], _Result]) -> _Result:
     """work(), out of reach of the transforms and tracers around: these are kept per thread."""
     with ThreadPoolExecutor(1) as thread:

@@ -77,7 +77,7 @@ def to_sequential(net: Network, masked: bool = False) -> nn.Sequential:
 
 
 def _check_layered(net: Network) -> None:
-    graph = net.graph
+    graph = net.graph.to("cpu")
     for role, groups in (("input", graph.inputs), ("output", graph.outputs)):
         if len(groups) != 1:
             raise ConversionError(

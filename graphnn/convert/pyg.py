@@ -64,7 +64,7 @@ def to_pyg(net: Network) -> Data:
 
     if not isinstance(net, Network):
         raise GraphError(f"net must be a graphnn.Network (got {type(net).__name__}).")
-    record, graph, device = Record.of(net), net.graph, net.weight.device
+    record, graph, device = Record.of(net), net.graph.to("cpu"), net.weight.device
     bias = record.bias.new_zeros(graph.num_neurons)
     bias[graph.bias_neurons] = record.bias
     columns = {
@@ -171,7 +171,7 @@ def _checking(edges: Tensor) -> Iterator[None]:
     try:
         yield
     except GraphError as error:
-        source, target = edges.numpy()
+        source, target = edges.cpu().numpy()
         wide = int(edges.max()) + 1 if edges.numel() else 1
         both = np.isin(source * wide + target, target * wide + source).any()
         hint = " Undirected graphs hold each edge in both directions: keep one." if both else ""

@@ -96,7 +96,7 @@ class _Writer:
         self._nodes: list[Any] = []
         self._initializers: list[Any] = []
         self._numbers: dict[float, str] = {}
-        self._plan = build_plan(net.graph)
+        self._plan = build_plan(net.graph, "cpu")
 
     def add(self, operation: str, *inputs: str, **attributes: Any) -> str:
         """Adds an operation and gives the name of its result."""
@@ -166,7 +166,7 @@ class _Writer:
         return model
 
     def _metadata(self) -> dict[str, str]:
-        record, graph = self._record, self._net.graph
+        record, graph = self._record, self._net.graph.to("cpu")
         return {
             "graphnn": record.header.to_json(),
             "graphnn.edges": packed(record.edge_index.numpy()),

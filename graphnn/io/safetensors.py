@@ -58,7 +58,7 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     if not isinstance(net, Network):
         raise GraphError(f"net must be a graphnn.Network (got {type(net).__name__}).")
     record = Record.of(net)
-    graph = net.graph
+    graph = net.graph.to("cpu")
     tensors = {
         "edge_index": record.edge_index,
         "weight": record.weight.contiguous(),

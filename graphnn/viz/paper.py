@@ -105,8 +105,9 @@ def plot_weights(net: Network) -> Figure:
     """
     check_network(net)
     weight = net.weight.detach().double().cpu()
-    levels = range(1, net.graph.num_levels)
-    numbers = {level: weight[net.graph.edges_of_level(level)].numpy() for level in _some(levels)}
+    graph = net.graph.to("cpu")
+    levels = _some(range(1, graph.num_levels))
+    numbers = {level: weight[graph.edges_of_level(level)].numpy() for level in levels}
     return _histograms(numbers, "weight")
 
 
@@ -132,11 +133,11 @@ def plot_activations(trace: Trace) -> Figure:
         raise GraphError(f"trace must be what net.trace(x) returns (got {type(trace).__name__}).")
     if trace.values.numel() == 0:
         raise GraphError("a trace must have at least one sample to be drawn (it has none).")
-    graph = trace.graph
+    graph = trace.graph.to(trace.values.device)
     values = trace.values.detach().reshape(-1, graph.num_neurons)
     numbers = {}
     for level in _some(range(graph.num_levels)):
-        own = (graph.level == level).nonzero().flatten().to(values.device)
+        own = (graph.level == level).nonzero().flatten()
         numbers[level] = values[:, own].double().cpu().numpy().ravel()
     return _histograms(numbers, "value")
 
@@ -160,6 +161,7 @@ def plot_degrees(graph: NeuronGraph) -> Figure:
     """
     _check_graph(graph)
     figure = _figure(9, 3.5)
+    graph = graph.to("cpu")
     fan_out = np.bincount(graph.edge_index[0].numpy(), minlength=graph.num_neurons)
     panels = figure.subplots(1, 2)
     for axes, title, degree in zip(
@@ -196,6 +198,7 @@ def plot_sparsity(graph: NeuronGraph, level: int) -> Figure:
         'level 2: 2 edges, 100 % of 2 sources by 1 targets'
     """
     _check_graph(graph)
+    graph = graph.to("cpu")
     edges = graph.edges_of_level(level).numpy()
     if level == 0:
         raise GraphError("level must be at least 1: no edge leads to level 0.")

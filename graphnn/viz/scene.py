@@ -146,7 +146,7 @@ def compose(
     Raises:
         GraphError: An argument does not fit.
     """
-    graph = net.graph
+    graph = net.graph.to("cpu")
     check_numbers(max_edges, threshold)
     shapes = _image_shapes(graph, image_shape)
     rows = np.array(
@@ -157,7 +157,7 @@ def compose(
     weight = (net.weight if trace is None else trace.weight).detach()
     rank = _rank(graph, weight, kind, scores, states)
     strong = int((rank >= threshold).sum()) if threshold > 0 else rank.numel()
-    edges = largest(rank, min(max_edges, strong)).numpy()
+    edges = largest(rank, min(max_edges, strong)).cpu().numpy()
     neurons = np.flatnonzero(_shown(graph, edges, shapes))
     shown = np.zeros(graph.num_neurons, bool)
     shown[neurons] = True
@@ -310,7 +310,7 @@ def _rank(
     else:
         # The mean of |weight * value|, without an array of all samples and edges.
         mean = states[0].abs().mean(0)
-        rank = weight.abs() * mean.index_select(0, graph.edge_index[0].to(mean.device))
+        rank = weight.abs() * mean.index_select(0, graph.to(mean.device).edge_index[0])
     return rank.nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 

@@ -13,6 +13,14 @@ def block(sources, targets):
     return pairs.flip(1).t()
 
 
+def strided(net):
+    """The network's parameters at every second place of longer tensors, and not at the front."""
+    return {
+        name: torch.stack([value.detach(), value.detach()], 1).flatten()[1:][::2].requires_grad_()
+        for name, value in net.named_parameters()
+    }
+
+
 def several_pools(activation="tanh"):
     """Levels that read two levels, in whole and in part; a hidden and a repeated output."""
     edges = [block([0, 1, 2], [3, 4, 5, 6]), block([0, 2, 3, 4, 5, 6], [7, 8])]
@@ -138,7 +146,31 @@ def test_every_slope_is_torchs(rng, activation):
     assert_close(*results)
 
 
-@pytest.mark.parametrize("needs", ["weight", "bias", "x", "offset"])
+@pytest.mark.parametrize("activation", ["relu", "identity", "gelu"])
+@pytest.mark.parametrize("needs", [("weight",), ("bias",), ("x",), ("weight", "x")])
+def test_a_stack_gives_only_the_gradients_that_are_needed(rng, activation, needs):
+    x = torch.randn(4, 5, generator=rng, dtype=torch.float64)
+    found = []
+    for net in twins(stack(activation), rng):
+        net.requires_grad_(False)
+        leaves = [{"weight": net.weight, "bias": net.bias, "x": x}[name] for name in needs]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        found += [torch.autograd.grad(net(x).square().sum(), leaves)]
+    assert_close(*found)
+
+
+def test_parameters_may_be_strided(rng):
+    net, twin = twins(stack(), rng)
+    x = torch.randn(4, 5, generator=rng, dtype=torch.float64)
+    parameters = strided(net)
+    outputs = torch.func.functional_call(net, parameters, (x,))
+    found = torch.autograd.grad(outputs.square().sum(), list(parameters.values()))
+    wanted = torch.autograd.grad(twin(x).square().sum(), [twin.weight, twin.bias])
+    assert_close((outputs, *found), (twin(x), *wanted))
+
+
+@pytest.mark.parametrize("needs", ["weight", "bias", "offset", "x"])
 @pytest.mark.parametrize("name", ["several pools", "permuted", "mixed"])
 def test_each_gradient_alone(rng, name, needs):
     graph = GRAPHS[name]()
@@ -154,10 +186,14 @@ def test_each_gradient_alone(rng, name, needs):
     assert_close(*found)
 
 
-def test_gives_the_bits_of_the_sequential_it_came_from(rng):
-    layers = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 20), nn.Tanh())
+@pytest.mark.parametrize("batch", [1, 17, 300])
+@pytest.mark.parametrize("inner", [nn.ReLU, nn.GELU])
+def test_gives_the_bits_of_the_sequential_it_came_from(rng, batch, inner):
+    layers = nn.Sequential(nn.Linear(30, 40), inner(), nn.Linear(40, 20), nn.Tanh())
     net = graphnn.from_sequential(layers)
-    x, cotangent = torch.randn(17, 30, generator=rng), torch.randn(17, 20, generator=rng)
+    x, cotangent = torch.randn(batch, 30, generator=rng), torch.randn(batch, 20, generator=rng)
+    with torch.inference_mode():
+        assert torch.equal(net(x), layers(x))
     outputs, wanted = net(x), layers(x)
     assert torch.equal(outputs, wanted)
     outputs.backward(cotangent)

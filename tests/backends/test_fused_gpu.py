@@ -8,90 +8,19 @@ small here, and what only large ones do is brought about by lowering the limits.
 # pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
 # pyright: reportArgumentType=false
 
-import os
-from itertools import pairwise
-
 import pytest
 import torch
 from cases import CASES
+from gpu_networks import ON_GPU, agree, by_reference, gradients, layered, samples
 
 import graphnn
-from graphnn.backends import fused_gpu, fused_gpu_pass, fused_gpu_schedule
-
-ON_GPU = torch.cuda.is_available()
-ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 4e-2, torch.float16: 5e-3}
-
-
-@pytest.fixture
-def device(without_gpu):
-    """Where the backend runs: a GPU, or the CPU that interprets its kernels."""
-    if not ON_GPU and os.environ.get("TRITON_INTERPRET") != "1":
-        without_gpu("there is no GPU, and Triton's interpreter is off (TRITON_INTERPRET=1)")
-    return torch.device("cuda" if ON_GPU else "cpu")
-
-
-@pytest.fixture
-def on_gpu(without_gpu):
-    """A real GPU."""
-    if not ON_GPU:
-        without_gpu("there is no GPU")
-    return torch.device("cuda")
+from graphnn.backends import fused_gpu, fused_gpu_pass
 
 
 @pytest.fixture
 def level_by_level(monkeypatch):
     """Runs a launch a level, as wide networks are."""
-    monkeypatch.setattr(fused_gpu_pass, "walks", lambda *_: False)
-
-
-@pytest.fixture
-def small_products(monkeypatch):
-    """Runs every complete block as a matrix product, as only large ones are."""
-    monkeypatch.setattr(fused_gpu_schedule, "LARGE_BLOCK", 1)
-
-
-def layered(rng, device, sizes=(5, 9, 9, 4), fan_in=3, activation="gelu", dtype=torch.float32):
-    """A layered network no level of which is a block."""
-    source, target, start = [], [], 0
-    for below, above in pairwise(sizes):
-        for neuron in range(above):
-            chosen = torch.randperm(below, generator=rng)[:fan_in] + start
-            source += chosen.tolist()
-            target += [start + below + neuron] * fan_in
-        start += below
-    graph = graphnn.NeuronGraph(
-        [source, target], outputs=range(start, sum(sizes)), inputs=range(sizes[0]),
-        num_neurons=sum(sizes), activation=activation,
-    )  # fmt: skip
-    weight = torch.randn(graph.num_edges, generator=rng)
-    bias = torch.randn(graph.bias_neurons.numel(), generator=rng)
-    return graphnn.Network(graph, weight, bias, "fused_gpu", dtype=dtype, device=device)
-
-
-def samples(net, batch, rng):
-    x = torch.randn(batch, net.in_features, generator=rng)
-    return x.to(net.weight.device, net.weight.dtype)
-
-
-def gradients(net, x):
-    """Outputs and all gradients of a fixed loss."""
-    x = x.detach().clone().requires_grad_()
-    outputs = net(x)
-    outputs = outputs if isinstance(outputs, torch.Tensor) else torch.cat(tuple(outputs), -1)
-    return outputs.detach(), *torch.autograd.grad(outputs.square().sum(), (net.weight, net.bias, x))
-
-
-def agree(found, expected, dtype=torch.float32):
-    for one, other in zip(found, expected, strict=True):
-        one, other = one.double(), other.double()
-        if other.numel():
-            scale = other.abs().max().clamp(min=1e-30)
-            assert (one - other).abs().max() <= ROUNDING[dtype] * scale
-
-
-def by_reference(net, x):
-    twin = graphnn.Network(net.graph, net.weight, net.bias, "reference", dtype=torch.float64)
-    return gradients(twin, x.double())
+    monkeypatch.setattr(fused_gpu_pass, "launches", lambda *_: "levels")
 
 
 def test_runs_level_by_level(rng, device, level_by_level):
@@ -104,8 +33,8 @@ def test_a_launch_a_level_and_one_launch_give_the_same_bits(rng, device, monkeyp
     net = layered(rng, device)
     x = samples(net, 33, rng)
     results = []
-    for whole in (True, False):
-        monkeypatch.setattr(fused_gpu_pass, "walks", lambda *_, whole=whole: whole)
+    for how in ("walk", "levels"):
+        monkeypatch.setattr(fused_gpu_pass, "launches", lambda *_, how=how: how)
         outputs, _, _, by_x = gradients(net, x)
         with torch.no_grad():
             results.append((outputs, by_x, net(x), net.trace(x).preactivations))
@@ -178,30 +107,18 @@ def test_a_network_of_products_only_is_the_reference(rng, device, small_products
         assert torch.equal(one, other)
 
 
-def test_blocks_of_samples_share_few_rows_of_weight_gradients(rng, device, monkeypatch):
-    net = layered(rng, device, sizes=(4, 5, 3), activation="relu")
-    x = samples(net, 70, rng)
-    expected = by_reference(net, x)
-    for whole in (True, False):
-        monkeypatch.setattr(fused_gpu_pass, "walks", lambda *_, whole=whole: whole)
-        # Room for two, then for one share of all edges' gradients.
-        for room in (2 * 4 * net.graph.num_edges, 1):
-            monkeypatch.setattr(fused_gpu_pass, "_SHARE_BYTES", room)
-            agree(gradients(net, x), expected)
-
-
 def test_inference_reuses_rows_and_cuts_the_batch(rng, device, level_by_level, monkeypatch):
     net = layered(rng, device, sizes=(6,) * 6, activation="relu")
     x = samples(net, 70, rng)
     with_gradients = net(x).detach()
     made = []
-    original = fused_gpu_pass.Pass._empty
+    original = fused_gpu_pass.Pass.empty
 
-    def recorded(self, rows):
-        made.append(rows * self.stride)
-        return original(self, rows)
+    def recorded(self, rows, span=None):
+        made.append(rows * (span or self.stride))
+        return original(self, rows, span)
 
-    monkeypatch.setattr(fused_gpu_pass.Pass, "_empty", recorded)
+    monkeypatch.setattr(fused_gpu_pass.Pass, "empty", recorded)
     with torch.no_grad():
         assert torch.equal(net(x), with_gradients)
         # Two of six levels are in use at a time; rows have room for whole blocks.
@@ -326,35 +243,6 @@ def test_backward_can_run_twice(rng, device):
     assert torch.equal(torch.autograd.grad(loss, net.weight)[0], first)
 
 
-def test_too_little_memory_is_told_and_the_process_goes_on(rng, device, monkeypatch):
-    net = layered(rng, device)
-    x = samples(net, 5, rng)
-    expected = gradients(net, x)
-    original = fused_gpu_pass.Pass._empty
-
-    def fails(self, rows):
-        raise torch.OutOfMemoryError("tried to allocate 3.00 GiB. And much more.")
-
-    monkeypatch.setattr(fused_gpu_pass.Pass, "_empty", fails)
-    message = (
-        r"'fused_gpu' has too little memory on .* for 27 neurons, 66 edges and 5 samples in "
-        r"torch.float32.*\(tried to allocate 3.00 GiB\).*smaller batches"
-    )
-    for call in (net, net.trace, torch.no_grad()(net)):
-        with pytest.raises(graphnn.BackendError, match=message) as caught:
-            call(x)
-        assert caught.value.__cause__ is None
-        assert caught.value.__context__ is None
-    monkeypatch.setattr(fused_gpu_pass.Pass, "_empty", original)
-    outputs = net(x)
-    monkeypatch.setattr(fused_gpu_pass.Pass, "_empty", fails)
-    with pytest.raises(graphnn.BackendError, match=message):
-        outputs.sum().backward()
-    monkeypatch.setattr(fused_gpu_pass.Pass, "_empty", original)
-    for one, other in zip(gradients(net, x), expected, strict=True):
-        assert torch.equal(one, other)
-
-
 def test_names_every_reason(rng, device):
     graphnn.register_activation("test_gpu_cube", lambda x: x**3)
     net = layered(rng, device, activation="test_gpu_cube")
@@ -408,33 +296,65 @@ def test_refuses_a_dtype_without_kernels(rng):
     assert "it computes in float32, float64, float16, bfloat16, not in torch.complex64" in reasons
 
 
-def test_a_step_can_be_captured_and_replayed(rng, on_gpu):
-    net = layered(rng, on_gpu)
-    x = samples(net, 64, rng)
-    twin = graphnn.Network(net.graph, net.weight, net.bias, "fused_gpu", device=on_gpu)
-    replayed = torch.cuda.make_graphed_callables(twin, (x.clone(),))
-    for scale in (1.0, 2.0):
-        with torch.no_grad():
-            net.weight.mul_(scale)
-            twin.weight.mul_(scale)
-        for batch in (x, 3 * x):
-            net.zero_grad()
-            twin.zero_grad()
-            net(batch).square().sum().backward()
-            replayed(batch).square().sum().backward()
-            assert torch.equal(twin.weight.grad, net.weight.grad)
+def test_refuses_tensors_of_other_dtypes(rng):
+    from graphnn.backends.base import Call
+
+    net = layered(rng, "cpu")
+    call = Call(net.plan, net.weight, net.bias.double(), torch.ones(2, 5).half())
+    reasons = fused_gpu.FusedGpu().unsupported(call)
+    assert (
+        "all tensors must have the weights' dtype torch.float32 (got torch.float16, torch.float64)"
+    ) in reasons
 
 
-def test_frees_what_a_failed_call_held(rng, on_gpu):
-    net = layered(rng, on_gpu, sizes=(64, 4096, 64), fan_in=8)
-    torch.cuda.empty_cache()
-    free = torch.cuda.mem_get_info(on_gpu)[0]
-    # The inputs fit, the state of a training step does not.
-    batch = int(0.6 * free / (4 * 4096))
-    x = torch.zeros(batch, 64, device=on_gpu)
-    with pytest.raises(graphnn.BackendError, match=r"enough for about \d+ samples"):
-        net(x).sum().backward()
-    small = samples(net, 100, rng)
-    agree(gradients(net, small), by_reference(net, small))
-    with torch.no_grad():
-        assert net(x).shape == (batch, 64)
+def test_places_beyond_32_bits_are_counted_in_64(rng, device, monkeypatch):
+    net = layered(rng, device, sizes=(4, 5, 3))
+    x = samples(net, 5, rng)
+    expected = gradients(net, x)
+    original = fused_gpu_pass.Pass.launch
+    kinds = []
+
+    def recorded(self, *arguments, **constants):
+        self.index = torch.int64
+        kinds.append(self.index)
+        original(self, *arguments, **constants)
+
+    monkeypatch.setattr(fused_gpu_pass.Pass, "launch", recorded)
+    for one, other in zip(gradients(net, x), expected, strict=True):
+        assert torch.equal(one, other)
+    assert kinds
+
+
+def test_under_autocast_it_computes_in_half_precision(rng, device, half_autocast):
+    net = layered(rng, device, activation="tanh")
+    x = samples(net, 5, rng)
+    numbers = (net.weight.detach(), net.bias.detach())
+    twin = graphnn.Network(net.graph, *numbers, "fused_gpu", dtype=torch.bfloat16)
+    expected = gradients(twin, x.bfloat16())
+    half_autocast()
+    given = x.clone().requires_grad_()
+    outputs = net(given)
+    assert torch.equal(outputs, expected[0])
+    found = torch.autograd.grad(outputs.square().sum(), (net.weight, net.bias, given))
+    for one, other in zip(found, expected[1:], strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other.float())
+    # Inputs and offsets of any float dtype are taken.
+    offset = torch.zeros(5, net.graph.num_neurons, dtype=torch.float64, device=device)
+    trace = net.trace(x.half(), offset=offset)
+    assert trace.values.dtype == trace.preactivations.dtype == torch.bfloat16
+    assert trace.outputs.dtype == trace.weight.dtype == torch.bfloat16
+    assert trace.triplets()[0].dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not ON_GPU, reason="there is no GPU")
+def test_autocast_as_a_linear_layer_has_it(rng):
+    net = layered(rng, torch.device("cuda"))
+    x = samples(net, 5, rng)
+    linear = torch.nn.Linear(5, 3, device="cuda")
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cuda", dtype):
+            outputs = net(x)
+            assert outputs.dtype == linear(x).dtype == dtype
+        outputs.sum().backward()
+        assert net.weight.grad.dtype == linear.weight.dtype == torch.float32

@@ -75,7 +75,7 @@ def _converted(net: Network, model: nn.Module, shapes: tuple[tuple[int, ...], ..
             f"model must be the module that net was converted from, but it cannot be converted for "
             f"samples of shape {', '.join(map(str, shapes))}: {error}"
         ) from error
-    difference = _difference(net.graph, conversion.graph)
+    difference = _difference(net.graph.to("cpu"), conversion.graph)
     if difference is None and net.output_transform != conversion.transform:
         difference = f"output transform {net.output_transform!r}, {conversion.transform!r}"
     if difference is not None:

@@ -1,0 +1,125 @@
+"""Time and memory of a call on a GPU, and what the GPU itself reaches."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.problem import FORWARD
+
+LEAST_ROUNDS, MOST_ROUNDS = 5, 100
+# Samples of a tile, whose values a kernel without structure gathers from the common cache.
+TILE = 64
+
+
+class Clock:
+    """Seconds of a call, by events on a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_gpu = device.type == "cuda"
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        """One call."""
+        if not self.is_gpu:
+            start = time.perf_counter()
+            run()
+            return time.perf_counter() - start
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        result = run()
+        last.record()
+        last.synchronize()
+        del result
+        return first.elapsed_time(last) / 1e3
+
+    def rounds(self, run: Callable[[], Any], budget: float) -> list[float]:
+        """Several calls, after three that warm up: the third may capture a graph."""
+        for _ in range(3):
+            run()
+        taken: list[float] = []
+        while len(taken) < MOST_ROUNDS:
+            taken.append(self.seconds(run))
+            if len(taken) >= LEAST_ROUNDS and sum(taken) > budget:
+                break
+        return taken
+
+    def peak(self, run: Callable[[], Any]) -> int | None:
+        """Bytes that one call takes at most."""
+        if not self.is_gpu:
+            return None
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+
+def roofline(device: torch.device, clock: Clock) -> dict[str, float]:
+    """What this GPU reaches.
+
+    Returns:
+        sgemm: products in 1e12 multiply-adds a second. dram, l2: copies in 1e9 bytes a second.
+        l2_bytes: of the cache that all multiprocessors share. launch: seconds of an empty kernel.
+    """
+    size, room = (8192, 1 << 30) if clock.is_gpu else (256, 1 << 20)
+    a, b = torch.randn(2, size, size, device=device).unbind()
+    found = {"sgemm": size**3 / statistics.median(clock.rounds(lambda: a @ b, 0.2)) / 1e12}
+    # The second copy goes back and forth within the cache that all multiprocessors share.
+    for name, bytes_ in (("dram", room), ("l2", min(room, 16 << 20))):
+        one = torch.randn(bytes_ // 4, device=device)
+        other = torch.empty_like(one)
+        taken = statistics.median(clock.rounds(lambda to=other, of=one: to.copy_(of), 0.1))
+        found[name] = 2 * bytes_ / taken / 1e9
+    cache = torch.cuda.get_device_properties(device).L2_cache_size if clock.is_gpu else 1 << 20
+    found |= {"l2_bytes": float(cache), "launch": _launch(device, clock)}
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+def _launch(device: torch.device, clock: Clock) -> float:
+    """Seconds of an empty kernel, one of many within a captured graph."""
+    count, one = 1000, torch.zeros(1, device=device)
+
+    def many() -> None:
+        for _ in range(count):
+            one.add_(1)
+
+    run: Callable[[], Any] = many
+    if clock.is_gpu:
+        many()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            many()
+        run = graph.replay
+    return statistics.median(clock.rounds(run, 0.1)) / count
+
+
+def limits(
+    reached: dict[str, float], edges: int, window: int, neurons: int, levels: int, batch: int,
+    mode: str, size: int,
+) -> tuple[float, float]:  # fmt: skip
+    """(T0, T1) in seconds: the physical limit, and that of a kernel that gathers without structure.
+
+    Args:
+        reached: What `roofline` returns.
+        edges: E.
+        window: The most neurons that a level reads and writes.
+        neurons: N.
+        levels: L, the inputs' level counted.
+        batch: B.
+        mode: Of `problem`.
+        size: Bytes of a number.
+    """
+    # As in `roofline`: F multiply-adds, Q bytes that must move, C bytes that are gathered.
+    passes, by_edge, by_value, live = (1, 2, 2, 1) if mode == FORWARD else (3, 6, 5, 2)
+    arithmetic = passes * edges * batch / (1e12 * reached["sgemm"])
+    moved = size * (by_edge * edges + by_value * batch * neurons) / (1e9 * reached["dram"])
+    launched = (1 if mode == FORWARD else 2) * (levels - 1) * reached["launch"]
+    physical = max(arithmetic, moved, launched)
+    fits = live * window * min(batch, TILE) * size <= reached["l2_bytes"]
+    gathered = size * passes * edges * batch / (1e9 * reached["l2" if fits else "dram"])
+    return physical, max(physical, gathered)

@@ -1,0 +1,383 @@
+"""Matrix products over levels that are nearly complete, in compiled code, with missing edges.
+
+A level's (neurons, sources) matrix is kept as one bit a cell (`bits`). A panel of it at a time is
+written out, zeros for the missing edges, and multiplied while it is in the cache; the gradient by
+the matrix is kept of the edges only. Every sum runs in the order of the sources, as in
+`fused_cpu_kernels`, so that the numbers are the same, bit for bit.
+
+States are flat arrays of tiles: tile t has `width[t]` samples a row and begins at `start[t]`.
+Imports numba: import it where it is used.
+"""
+
+# pyright: reportCallIssue=false
+# numba hands an intrinsic its typing context itself, which pyright cannot know.
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import binding
+
+from graphnn.backends.bits import compress, count_16, expand, lowest
+from graphnn.backends.compiling import kernel
+from graphnn.backends.lanes import TAGS, fma, load, plus, splat, splat_at, store, transpose_16
+
+_ONE, _SIXTEEN, _THIRTY_TWO, _SIXTY_FOUR = (TAGS[width] for width in (1, 16, 32, 64))
+# Cells of a word, and words of a panel: 384 columns are whole groups of six.
+_WORD, _PANEL_WORDS = 64, 6
+_PANEL_ROWS = 96
+# Numbers of a panel's row: more than its columns, or all rows would share few places of a cache.
+_STRIDE = _WORD * _PANEL_WORDS + 16
+# Samples whose values are transposed at a time, and neurons whose gradients they multiply.
+_SAMPLES, _SUM_ROWS = 256, 48
+# Bytes of a row that six sums fit the registers with.
+_BLOCK = 256 if binding.get_host_cpu_features().get("avx512f") else 64
+
+
+@kernel
+def mark(row_ptr, column, bits, start):
+    """Sets the bits of a matrix's cells, and finds where each word's edges begin.
+
+    Args:
+        row_ptr: (n + 1,) offsets of the rows' edges.
+        column: (E,) column of each edge, ascending in each row.
+        bits: (n, words) zeros, written.
+        start: (n, words) written.
+    """
+    one = np.int64(1)
+    for row in range(bits.shape[0]):
+        edge = row_ptr[row]
+        for word in range(bits.shape[1]):
+            start[row, word] = edge
+            while edge < row_ptr[row + 1] and column[edge] < (word + 1) * _WORD:
+                bits[row, word] |= one << (column[edge] - word * _WORD)
+                edge += 1
+
+
+@kernel
+def _one(tag, a, a0, a_step, count, x, x0, x_step, out, place):
+    """The row out[place] += the sum over k of a[a0 + k * a_step] * row k of x."""
+    sums = load(tag, out, place)
+    for k in range(count):
+        sums = fma(splat_at(tag, a, a0 + k * a_step), load(tag, x, x0 + k * x_step), sums)
+    store(out, place, sums)
+
+
+@kernel
+def _six(tag, a, a0, a_row, a_step, count, x, x0, x_step, out, place, step):
+    """Six rows at once, so that a row of x is read once for all of them; `a` has a row for each."""
+    s0, s1 = load(tag, out, place), load(tag, out, place + step)
+    s2, s3 = load(tag, out, place + 2 * step), load(tag, out, place + 3 * step)
+    s4, s5 = load(tag, out, place + 4 * step), load(tag, out, place + 5 * step)
+    for k in range(count):
+        value, at = load(tag, x, x0 + k * x_step), a0 + k * a_step
+        s0 = fma(splat_at(tag, a, at), value, s0)
+        s1 = fma(splat_at(tag, a, at + a_row), value, s1)
+        s2 = fma(splat_at(tag, a, at + 2 * a_row), value, s2)
+        s3 = fma(splat_at(tag, a, at + 3 * a_row), value, s3)
+        s4 = fma(splat_at(tag, a, at + 4 * a_row), value, s4)
+        s5 = fma(splat_at(tag, a, at + 5 * a_row), value, s5)
+    store(out, place, s0)
+    store(out, place + step, s1)
+    store(out, place + 2 * step, s2)
+    store(out, place + 3 * step, s3)
+    store(out, place + 4 * step, s4)
+    store(out, place + 5 * step, s5)
+
+
+@kernel
+def _multiply(width, a, a0, a_row, a_step, rows, count, x, x0, out, place):
+    """Rows of `width` numbers: out[i] += the sum over k of a[i, k] * x[k].
+
+    Args:
+        width: Numbers of a row of x and out: 1, 16, 32 or 64.
+        a: Holds a[i, k] at a0 + i * a_row + k * a_step.
+        a0: See `a`.
+        a_row: See `a`.
+        a_step: See `a`.
+        rows: Rows of out.
+        count: Rows of x.
+        x: Holds its rows from x0 on.
+        x0: See `x`.
+        out: Holds its rows from `place` on.
+        place: See `out`.
+    """
+    block = min(width, _BLOCK // a.itemsize)
+    row = 0
+    while row < rows:
+        together = 6 if row + 6 <= rows else 1
+        for lane in range(0, width, block):
+            i, k, o = a0 + row * a_row, x0 + lane, place + row * width + lane
+            if together == 6:
+                if block == 64:
+                    _six(_SIXTY_FOUR, a, i, a_row, a_step, count, x, k, width, out, o, width)
+                elif block == 32:
+                    _six(_THIRTY_TWO, a, i, a_row, a_step, count, x, k, width, out, o, width)
+                elif block == 16:
+                    _six(_SIXTEEN, a, i, a_row, a_step, count, x, k, width, out, o, width)
+                else:
+                    _six(_ONE, a, i, a_row, a_step, count, x, k, width, out, o, width)
+            elif block == 64:
+                _one(_SIXTY_FOUR, a, i, a_step, count, x, k, width, out, o)
+            elif block == 32:
+                _one(_THIRTY_TWO, a, i, a_step, count, x, k, width, out, o)
+            elif block == 16:
+                _one(_SIXTEEN, a, i, a_step, count, x, k, width, out, o)
+            else:
+                _one(_ONE, a, i, a_step, count, x, k, width, out, o)
+        row += together
+
+
+@kernel
+def _fill(bits, start, weight, top, rows, word, words, panel):
+    """Writes a panel: `rows` rows from `top` on, `words` words from `word` on."""
+    for row in range(rows):
+        place = row * _STRIDE
+        for i in range(word, word + words):
+            cells, edge = bits[top + row, i], np.intp(start[top + row, i])
+            for _ in range(4):
+                expand(weight, edge, cells, panel, place)
+                edge += count_16(cells)
+                cells >>= 16
+                place += 16
+
+
+@kernel
+def _copy_row(width, source, at, out, place):
+    """out[place ...] = source[at ...], a row of a tile."""
+    if width < 16:
+        out[place] = source[at]
+    for lane in range(0, width - 15, 16):
+        store(out, place + lane, load(_SIXTEEN, source, at + lane))
+
+
+@kernel
+def _spread(width, number, out, place):
+    """A row of a tile: out[place ...] = number."""
+    if width < 16:
+        out[place] = number
+    for lane in range(0, width - 15, 16):
+        store(out, place + lane, splat(_SIXTEEN, number))
+
+
+@kernel
+def _is_finite(width, state, base, pool):
+    """Whether a tile's rows `pool` are free of infinities and NaN; may say no if they are large."""
+    if width < 16:
+        total = state[base] * 0
+        for i in range(pool.size):
+            total += state[base + pool[i]]
+        return np.isfinite(total)
+    total = splat(_SIXTEEN, state.dtype.type(0))
+    for i in range(pool.size):
+        for lane in range(0, width, 16):
+            total = plus(total, load(_SIXTEEN, state, base + pool[i] * width + lane))
+    sums = np.empty(16, state.dtype)
+    store(sums, 0, total)
+    return np.isfinite(sums.sum())
+
+
+@kernel
+def _add_edge(width, weight, x, at, out, place):
+    """The row out[place] += weight * the row x[at]."""
+    if width < 16:
+        sums = fma(splat(_ONE, weight), load(_ONE, x, at), load(_ONE, out, place))
+        store(out, place, sums)
+    for lane in range(0, width - 15, 16):
+        sums = load(_SIXTEEN, out, place + lane)
+        sums = fma(splat(_SIXTEEN, weight), load(_SIXTEEN, x, at + lane), sums)
+        store(out, place + lane, sums)
+
+
+@kernel
+def add_by_target(bits, start, weight, pool, row_bias, state, base, width, first, first_row,
+                  end_row):  # fmt: skip
+    """Writes bias + the sums over edges to the rows of a level's preactivations.
+
+    Args:
+        bits: (n, words) from `mark`.
+        start: (n, words) from `mark`.
+        weight: (E_l,) the level's weights, by (row, column).
+        pool: (S,) rows of the sources' values.
+        row_bias: (n,) the level's biases.
+        state: Flat.
+        base: (tiles,) where each tile begins.
+        width: (tiles,) its samples.
+        first: Row of the level's first preactivation.
+        first_row: First neuron of the level to compute.
+        end_row: One past the last.
+    """
+    # numba compiles a function anew for each literal number that it is called with.
+    none, one, stride = np.intp(0), np.intp(1), np.intp(_STRIDE)
+    panel = np.empty(_PANEL_ROWS * _STRIDE, weight.dtype)
+    gathered = np.empty(_PANEL_WORDS * _WORD * 64, weight.dtype)
+    size = pool.size
+    consecutive = size == 0 or pool[size - 1] - pool[0] == size - 1
+    finite = np.empty(base.size, np.bool_)
+    for tile in range(base.size):
+        finite[tile] = _is_finite(width[tile], state, base[tile], pool)
+    for top in range(first_row, end_row, _PANEL_ROWS):
+        rows = min(_PANEL_ROWS, end_row - top)
+        for tile in range(base.size):
+            for row in range(top, top + rows):
+                _spread(width[tile], row_bias[row], state, base[tile] + (first + row) * width[tile])
+        for word in range(0, bits.shape[1], _PANEL_WORDS):
+            words = min(_PANEL_WORDS, bits.shape[1] - word)
+            column = word * _WORD
+            columns = min(words * _WORD, size - column)
+            _fill(bits, start, weight, top, rows, word, words, panel)
+            for tile in range(base.size):
+                wide, here = width[tile], base[tile]
+                place = here + (first + top) * wide
+                if not finite[tile]:
+                    # 0 * inf is NaN, but an edge that is not there has no product.
+                    for row in range(rows):
+                        for i in range(word, word + words):
+                            cells, edge = bits[top + row, i], start[top + row, i]
+                            while cells != 0:
+                                at = here + pool[i * _WORD + lowest(cells)] * wide
+                                _add_edge(wide, weight[edge], state, at, state, place + row * wide)
+                                cells &= cells - 1
+                                edge += 1
+                else:
+                    values, at = state, here + pool[column] * wide
+                    if not consecutive:
+                        values, at = gathered, none
+                        for i in range(columns):
+                            row = here + pool[column + i] * wide
+                            _copy_row(wide, state, row, gathered, i * wide)
+                    _multiply(wide, panel, none, stride, one, rows, columns, values, at, state,
+                              place)  # fmt: skip
+
+
+@kernel
+def add_by_source(bits, start, weight, pool, gradient, base, width, first, first_word, end_word):
+    """Adds the sums over edges to the gradients by the sources' values.
+
+    Args:
+        bits: As in `add_by_target`.
+        start: As in `add_by_target`.
+        weight: As in `add_by_target`.
+        pool: (S,) rows of the sources' gradients.
+        gradient: Flat; the level's own rows are by preactivation.
+        base: (tiles,) where each tile begins.
+        width: (tiles,) its samples.
+        first: Row of the level's first gradient.
+        first_word: First word of the sources to add to.
+        end_word: One past the last.
+    """
+    # numba compiles a function anew for each literal number that it is called with.
+    none, one, stride = np.intp(0), np.intp(1), np.intp(_STRIDE)
+    panel = np.empty(_PANEL_ROWS * _STRIDE, weight.dtype)
+    gathered = np.empty(_PANEL_WORDS * _WORD * 64, weight.dtype)
+    size, neurons = pool.size, bits.shape[0]
+    consecutive = size == 0 or pool[size - 1] - pool[0] == size - 1
+    own = np.arange(first, first + neurons)
+    finite = np.empty(base.size, np.bool_)
+    for tile in range(base.size):
+        finite[tile] = _is_finite(width[tile], gradient, base[tile], own)
+    for word in range(first_word, end_word, _PANEL_WORDS):
+        words = min(_PANEL_WORDS, end_word - word)
+        column = word * _WORD
+        columns = min(words * _WORD, size - column)
+        for top in range(0, neurons, _PANEL_ROWS):
+            rows = min(_PANEL_ROWS, neurons - top)
+            _fill(bits, start, weight, top, rows, word, words, panel)
+            for tile in range(base.size):
+                wide, here = width[tile], base[tile]
+                at = here + (first + top) * wide
+                if not finite[tile]:
+                    for row in range(rows):
+                        for i in range(word, word + words):
+                            cells, edge = bits[top + row, i], start[top + row, i]
+                            while cells != 0:
+                                place = here + pool[i * _WORD + lowest(cells)] * wide
+                                arriving = at + row * wide
+                                _add_edge(wide, weight[edge], gradient, arriving, gradient, place)
+                                cells &= cells - 1
+                                edge += 1
+                else:
+                    sums, place = gradient, here + pool[column] * wide
+                    if not consecutive:
+                        sums, place = gathered, none
+                        for i in range(columns):
+                            row = here + pool[column + i] * wide
+                            _copy_row(wide, gradient, row, gathered, i * wide)
+                    _multiply(wide, panel, none, one, stride, columns, rows, gradient, at, sums,
+                              place)  # fmt: skip
+                    for i in range(0 if consecutive else columns):
+                        row = here + pool[column + i] * wide
+                        _copy_row(wide, gathered, i * wide, gradient, row)
+
+
+@kernel
+def _turn(width, state, base, pool, column, columns, gathered, out, place):
+    """out[place + sample * 64 + i] = the value of source `column` + i, for a tile's samples."""
+    for i in range(columns):
+        _copy_row(width, state, base + pool[column + i] * width, gathered, i * width)
+    if width < 16:
+        for i in range(columns):
+            out[place + i] = gathered[i]
+    for lane in range(0, width - 15, 16):
+        for i in range(0, columns, 16):
+            at = i * width + lane
+            transpose_16(gathered, at, width, out, place + lane * _WORD + i, _WORD)
+
+
+@kernel
+def write_by_edge(bits, start, pool, state, base, gradient, gradient_base, width, first, by_edge,
+                  first_word, end_word):  # fmt: skip
+    """Writes the gradients by weight: of each edge, the sum over samples of two numbers' product.
+
+    Args:
+        bits: As in `add_by_target`.
+        start: As in `add_by_target`.
+        pool: (S,) rows of the sources' values.
+        state: Flat.
+        base: (tiles,) where each tile of the state begins.
+        gradient: Flat, by preactivation.
+        gradient_base: (tiles,) where each tile of the gradient begins.
+        width: (tiles,) its samples.
+        first: Row of the level's first gradient.
+        by_edge: (E_l,) by (row, column), written.
+        first_word: First word of the sources whose edges to take.
+        end_word: One past the last.
+    """
+    none, one, word_size = np.intp(0), np.intp(1), np.intp(_WORD)
+    gathered = np.zeros(_WORD * 64, state.dtype)
+    turned = np.zeros(_SAMPLES * _WORD, state.dtype)
+    sums = np.empty(_SUM_ROWS * _WORD, state.dtype)
+    neurons, tiles = bits.shape[0], base.size
+    for word in range(first_word, end_word):
+        column = word * _WORD
+        columns = min(_WORD, pool.size - column)
+        end = 0
+        while end < tiles or end == 0:
+            begin, place = end, 0
+            while end < tiles and place + width[end] * _WORD <= turned.size:
+                _turn(width[end], state, base[end], pool, column, columns, gathered, turned, place)
+                place += width[end] * _WORD
+                end += 1
+            for top in range(0, neurons, _SUM_ROWS):
+                rows = min(_SUM_ROWS, neurons - top)
+                sums[:] = 0
+                for row in range(rows if begin > 0 else 0):
+                    cells, edge = bits[top + row, word], np.intp(start[top + row, word])
+                    for i in range(4):
+                        expand(by_edge, edge, cells, sums, row * _WORD + 16 * i)
+                        edge += count_16(cells)
+                        cells >>= 16
+                place = 0
+                for tile in range(begin, end):
+                    wide = width[tile]
+                    at = gradient_base[tile] + (first + top) * wide
+                    _multiply(word_size, gradient, at, wide, one, rows, wide, turned, place, sums,
+                              none)  # fmt: skip
+                    place += wide * _WORD
+                for row in range(rows):
+                    cells, edge = bits[top + row, word], np.intp(start[top + row, word])
+                    for i in range(4):
+                        compress(sums, row * _WORD + 16 * i, cells, by_edge, edge)
+                        edge += count_16(cells)
+                        cells >>= 16
+            if tiles == 0:
+                break

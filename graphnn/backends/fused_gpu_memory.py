@@ -1,0 +1,93 @@
+"""What happens where a GPU's memory is too small for a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from graphnn.backends import fused_gpu_graphs
+from graphnn.backends.base import Call
+from graphnn.backends.fused_gpu_schedule import Schedule
+from graphnn.backends.fused_gpu_tiles import stride_of
+from graphnn.errors import BackendError
+
+_Result = TypeVar("_Result")
+
+
+def within_memory(
+    compute: Callable[[], _Result], again: Callable[[], _Result], call: Call, trains: bool
+) -> _Result:
+    """The result of `compute`, else of `again`, or a BackendError that says what would fit.
+
+    Args:
+        compute: May run out of memory.
+        again: The same in less memory where that can be; called after all captures are released.
+        call: What they compute.
+        trains: Whether the state is kept for gradients.
+    """
+    said = ""
+    for attempt in (compute, again):
+        try:
+            return attempt()
+        except torch.OutOfMemoryError as error:
+            said = str(error).partition(". ")[0]
+        # Done out here, where nothing holds the frames of the failed call and their tensors.
+        if not fused_gpu_graphs.is_capturing(call.weight.device):
+            fused_gpu_graphs.release_all()
+            if call.weight.is_cuda:
+                torch.cuda.empty_cache()
+    raise BackendError(_too_little(call, trains, said))
+
+
+def _too_little(call: Call, trains: bool, said: str) -> str:
+    plan, inputs = call.plan, call.inputs
+    batch = inputs.shape[0]
+    a_sample, fixed = needed_bytes(call, trains)
+    needed = fixed + a_sample * stride_of(batch)
+    what = "a training step" if trains else "this call"
+    text = (
+        f"backend 'fused_gpu' has too little memory on {inputs.device} for {plan.num_neurons} "
+        f"neurons, {plan.num_edges} edges and {batch} samples in {inputs.dtype}: {what} takes "
+        f"about {_gigabytes(needed)} beside the network"
+    )
+    if inputs.is_cuda:
+        free, total = torch.cuda.mem_get_info(inputs.device)
+        fit = max(0, free - fixed) // a_sample
+        text += (
+            f", and {_gigabytes(free)} of {_gigabytes(total)} are free, enough for about {fit} "
+            "samples"
+        )
+    advice = "Give smaller batches"
+    if trains:
+        advice += ", or run under torch.no_grad(), which keeps only what is still read"
+    return f"{text} ({said}). {advice}."
+
+
+def needed_bytes(call: Call, trains: bool) -> tuple[int, int]:
+    """Bytes that a call takes for each sample, and for its edges.
+
+    Args:
+        call: The call.
+        trains: Whether gradients follow.
+    """
+    plan, size = call.plan, call.weight.element_size()
+    own: Schedule | None = plan.derived.get("fused_gpu")
+    neurons, outputs = plan.num_neurons, plan.output_position.numel()
+    if call.keep == "all":
+        # Values and preactivations, as states and as results.
+        a_sample = 4 * neurons
+    elif trains:
+        a_sample = (2 if own is None or own.keeps_pre else 1) * neurons + 2 * outputs
+    else:
+        a_sample = (neurons if own is None else own.ring.size) + outputs
+    if call.offset is not None:
+        a_sample += neurons
+    # Weights by source, and gradients by source and by edge.
+    fixed = plan.num_edges * (2 * size + max(size, 4)) if trains else 0
+    return max(1, size * a_sample), fixed
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

@@ -1,0 +1,43 @@
+"""Where the GPU backend's tests run."""
+
+import os
+
+import pytest
+import torch
+from gpu_networks import ON_GPU
+
+from graphnn import network
+from graphnn.backends import fused_gpu_schedule
+
+
+@pytest.fixture
+def device(without_gpu):
+    """Where the backend runs: a GPU, or the CPU that interprets its kernels."""
+    if not ON_GPU and os.environ.get("TRITON_INTERPRET") != "1":
+        without_gpu("there is no GPU, and Triton's interpreter is off (TRITON_INTERPRET=1)")
+    return torch.device("cuda" if ON_GPU else "cpu")
+
+
+@pytest.fixture
+def on_gpu(without_gpu):
+    """A real GPU."""
+    if not ON_GPU:
+        without_gpu("there is no GPU")
+    return torch.device("cuda")
+
+
+@pytest.fixture
+def half_autocast(monkeypatch):
+    """Called, has networks run as under a GPU's autocast to bfloat16, wherever they are."""
+
+    def start():
+        monkeypatch.setattr(network, "_is_autocast", lambda _device: True)
+        monkeypatch.setattr(network, "_autocast_dtype", lambda _weight: torch.bfloat16)
+
+    return start
+
+
+@pytest.fixture
+def small_products(monkeypatch):
+    """Runs every complete block as a matrix product, as only large ones are."""
+    monkeypatch.setattr(fused_gpu_schedule, "LARGE_BLOCK", 1)

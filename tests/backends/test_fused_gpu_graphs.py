@@ -1,0 +1,272 @@
+"""Captured CUDA graphs: with a stand-in on a CPU, and real ones on a GPU."""
+
+# A gradient is None before the backward pass, and a result may be absent.
+# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false
+
+import contextlib
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+from gpu_networks import gradients, layered, samples
+
+import graphnn
+from graphnn.backends import fused_gpu, fused_gpu_graphs, fused_gpu_pass, fused_gpu_tiles
+from graphnn.backends.fused_gpu_graphs import Captured, Graphs
+
+
+class StandIn:
+    """Captures by remembering what is to be computed; replays by computing it again."""
+
+    def __init__(self):
+        self.made = 0
+        self.replayed = 0
+
+    def __call__(self, compute, tensors):
+        self.made += 1
+        with torch.inference_mode(False), torch.no_grad():
+            given = tuple(None if t is None else t.clone() for t in tensors)
+            results = compute(*given)
+
+        def replay():
+            self.replayed += 1
+            for own, computed in zip(results, compute(*given), strict=True):
+                if own is not None:
+                    own.copy_(computed)
+
+        return Captured(replay, given, results)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Captures every network, by a stand-in."""
+    own = StandIn()
+    monkeypatch.setattr(fused_gpu_graphs, "capture", own)
+    monkeypatch.setattr(fused_gpu_graphs, "can_capture", lambda _device: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
+    for module in (fused_gpu, fused_gpu_pass):
+        monkeypatch.setattr(module, "launches", lambda *_: "graph")
+    yield own
+    fused_gpu_graphs.release_all()
+
+
+def equal(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_call_is_captured_when_it_comes_again(rng, device, stand_in):
+    net = layered(rng, device)
+    x = samples(net, 6, rng)
+    expected = gradients(net, x)
+    for _ in range(4):
+        equal(gradients(net, x), expected)
+    # Forward and backward once each; calls three to five are replays.
+    assert (stand_in.made, stand_in.replayed) == (2, 6)
+
+
+def test_replays_see_new_weights_inputs_and_batches(rng, device, stand_in):
+    net = layered(rng, device)
+    twin = graphnn.Network(net.graph, net.weight.detach(), net.bias.detach(), "fused_gpu")
+    for step in range(7):
+        x = samples(net, 6 if step % 2 else 3, rng)
+        found = gradients(net, x)
+        made = stand_in.replayed
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fused_gpu_graphs, "can_capture", lambda _device: False)
+            expected = gradients(twin, x)
+        assert stand_in.replayed == made
+        equal(found, expected)
+        with torch.no_grad():
+            for one in (net, twin):
+                one.weight.mul_(0.9)
+                one.bias.add_(0.1)
+        if step == 4:
+            # In other memory from here on.
+            net.weight.data = net.weight.data.clone()
+    assert stand_in.replayed > 0
+
+
+def test_results_do_not_change_with_later_calls(rng, device, stand_in):
+    net = layered(rng, device)
+    calls = [samples(net, 5, rng) for _ in range(5)]
+    plain = [gradients(net, x) for x in calls]
+    # All states are alive when the first gradient is taken.
+    outputs = [net(x) for x in calls]
+    for own, x, expected in zip(outputs, calls, plain, strict=True):
+        assert torch.equal(own, expected[0])
+        loss = own.square().sum()
+        assert torch.equal(torch.autograd.grad(loss, net.weight)[0], expected[1])
+        del x
+    assert stand_in.replayed > 0
+
+
+def test_traces_inference_and_inference_mode_are_captured(rng, device, stand_in):
+    net = layered(rng, device)
+    x, other = samples(net, 5, rng), samples(net, 5, rng)
+    offset = torch.randn(5, net.graph.num_neurons, generator=rng).to(device)
+    with torch.no_grad():
+        expected, traced = net(x), net.trace(x, offset=offset).values
+    for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with mode():
+            for _ in range(3):
+                net(other)
+                assert torch.equal(net(x), expected)
+                assert torch.equal(net.trace(x, offset=offset).values, traced)
+    assert stand_in.made == 2
+
+
+def test_few_are_kept_and_the_plan_takes_them_with_it(rng, device, stand_in):
+    net = layered(rng, device)
+    with torch.no_grad():
+        for batch in range(1, 12):
+            for _ in range(3):
+                net(samples(net, batch, rng))
+    own = fused_gpu_graphs.graphs(net.plan)
+    assert stand_in.made == 11
+    assert len(own._kept) == fused_gpu_graphs._MOST
+    kept = weakref.ref(own)
+    del own, net
+    gc.collect()
+    assert kept() is None
+
+
+def test_threads_share_a_capture(rng, device, stand_in):
+    net = layered(rng, device)
+    x = [samples(net, 4, rng) for _ in range(2)]
+    with torch.no_grad():
+        expected = [net(one) for one in x]
+    failed = []
+
+    def work(which):
+        with torch.no_grad():
+            for _ in range(10):
+                if not torch.equal(net(x[which]), expected[which]):
+                    failed.append(which)
+
+    threads = [threading.Thread(target=work, args=(which,)) for which in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert stand_in.made == 1
+
+
+def test_nothing_is_captured_while_the_user_captures(monkeypatch):
+    gpu = torch.device("cuda")
+    for capturing in (True, False):
+        answer = {"is_current_stream_capturing": lambda capturing=capturing: capturing}
+        for name, function in answer.items():
+            monkeypatch.setattr(torch.cuda, name, function)
+        assert fused_gpu_graphs.can_capture(gpu) is not capturing
+    assert not fused_gpu_graphs.can_capture(torch.device("cpu"))
+
+
+def test_a_capture_that_fails_is_told_once_and_the_results_are_right(monkeypatch):
+    tries = []
+
+    def fails(compute, tensors):
+        tries.append(1)
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(fused_gpu_graphs, "capture", fails)
+    own, two = Graphs(), torch.tensor([2.0])
+    double = lambda t: (2 * t, None)  # noqa: E731
+    for _ in range(2):
+        own.run("key", double, (two,))
+    with pytest.warns(UserWarning, match=r"could not capture.*not permitted.*capturing\) and goes"):
+        assert own.run("key", double, (two,))[0].item() == 4
+    assert own.run("key", double, (two,)) == (torch.tensor([4.0]), None)
+    assert len(tries) == 1
+
+
+def test_what_is_captured_has_run_before_and_outlives_inference_mode(monkeypatch):
+    log = []
+
+    class Graph:
+        def replay(self):
+            log.append("replay")
+
+    @contextlib.contextmanager
+    def capturing(graph, stream, capture_error_mode):
+        assert isinstance(graph, Graph)
+        assert stream == "stream"
+        assert capture_error_mode == "thread_local"
+        log.append("begin")
+        yield
+        log.append("end")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: "stream")
+
+    def compute(x, nothing):
+        log.append("compute")
+        assert nothing is None
+        assert not torch.is_grad_enabled()
+        return (x + 1, None)
+
+    with torch.inference_mode():
+        made = fused_gpu_graphs.capture(compute, (torch.ones(2).expand(3, 2), None))
+    assert not made.given[0].is_inference()
+    assert not made.results[0].is_inference()
+    with torch.no_grad():
+        first, second = (made((torch.full((3, 2), 5.0), None))[0] for _ in range(2))
+    assert torch.equal(made.given[0], torch.full((3, 2), 5.0))
+    assert first.data_ptr() != second.data_ptr()
+    assert log == ["compute", "begin", "compute", "end", "replay", "replay"]
+
+
+def test_which_networks_are_captured(rng):
+    # Deep and a thousand wide, a few samples: too much work for programs that walk alone, too
+    # little for launches by Python.
+    from graphnn.backends.fused_gpu_schedule import schedule
+
+    def how(width, depth, fan_in, batch):
+        graph = graphnn.generate.random_sparse([width] * (depth + 1), fan_in=fan_in, generator=rng)
+        return fused_gpu_tiles.launches(schedule(graphnn.build_plan(graph)), batch, 4)
+
+    assert how(1024, 100, 8, 64) == "graph"
+    assert how(16, 100, 8, 64) == "walk"
+    assert how(16, 2, 8, 1) == "walk"
+    assert how(1024, 3, 64, 64) == "levels"
+    assert how(16384, 3, 4, 65536) == "levels"
+    assert how(16, 3, 8, 0) == "levels"
+
+
+def test_a_step_can_be_captured_and_replayed(rng, on_gpu):
+    net = layered(rng, on_gpu)
+    x = samples(net, 64, rng)
+    twin = graphnn.Network(net.graph, net.weight, net.bias, "fused_gpu", device=on_gpu)
+    replayed = torch.cuda.make_graphed_callables(twin, (x.clone(),))
+    for scale in (1.0, 2.0):
+        with torch.no_grad():
+            net.weight.mul_(scale)
+            twin.weight.mul_(scale)
+        for batch in (x, 3 * x):
+            net.zero_grad()
+            twin.zero_grad()
+            net(batch).square().sum().backward()
+            replayed(batch).square().sum().backward()
+            assert torch.equal(twin.weight.grad, net.weight.grad)
+
+
+def test_real_captures_give_the_same_bits(rng, on_gpu, monkeypatch):
+    net = layered(rng, on_gpu, sizes=(5, *[9] * 30, 4))
+    for module in (fused_gpu, fused_gpu_pass):
+        monkeypatch.setattr(module, "launches", lambda *_: "levels")
+    batches = [samples(net, batch, rng) for batch in (64, 33, 64)]
+    expected = [gradients(net, x) for x in batches]
+    for module in (fused_gpu, fused_gpu_pass):
+        monkeypatch.setattr(module, "launches", lambda *_: "graph")
+    for _ in range(5):
+        for x, own in zip(batches, expected, strict=True):
+            equal(gradients(net, x), own)
+    kept = fused_gpu_graphs.graphs(net.plan)._kept.values()
+    assert sum(isinstance(one, Captured) for one in kept) == 4
+    fused_gpu_graphs.release_all()
+    equal(gradients(net, batches[0]), expected[0])
