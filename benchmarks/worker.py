@@ -19,7 +19,7 @@ from typing import Any
 # A call that takes longer than this is timed as it comes, without an untimed one before it.
 ONCE_SECONDS = 0.4
 # Shorter calls are repeated for about this long, and the mean is taken.
-REPEAT_SECONDS = 2e-3
+REPEAT_SECONDS = 1e-2
 # Longer than OpenMP's threads spin.
 SETTLE = 0.02
 

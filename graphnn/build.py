@@ -80,7 +80,8 @@ def from_edges(
         generator: Draws what is not given; default: torch's global one.
         backend: "auto" or a name from `graphnn.backends()`.
         dtype: Of the parameters; default: torch's default.
-        device: Of the parameters; default: torch's default.
+        device: Of the parameters; default: the accelerator that `edges` is on, else torch's
+            default. The graph of ids on an accelerator stays there.
         columns: Names of the two or three columns of a frame or file that hold sources, targets
             and weights; 0-based places in a file without a header.
 
@@ -118,13 +119,16 @@ def from_edges(
         activation=_activations(neurons, activation, output_activation, is_input, is_output),
         bias=_has_bias(bias),
     )
+    if device is None:
+        # Ids were brought to an accelerator on purpose; on the CPU is where all begin.
+        device = torch.get_default_device() if neurons.device.type == "cpu" else neurons.device
     net = Network(
         graph,
         None if table.weight is None else torch.from_numpy(table.weight),
         _starting_biases(neurons, bias, is_input) if isinstance(bias, Mapping) else None,
         backend=backend,
         dtype=torch.get_default_dtype() if dtype is None else dtype,
-        device=torch.get_default_device() if device is None else device,
+        device=device,
         generator=generator,
     )
     _check_overflow(table, net.weight.dtype)
@@ -157,31 +161,33 @@ class _Neurons:
 
     count: int
     names: tuple[Hashable, ...] | None
+    device: torch.device
 
     @classmethod
     def of(cls, table: EdgeTable, **groups: dict[str, Any] | None) -> _Neurons:
+        device = table.edge_index.device
         if table.names is not None:
-            return cls(len(table.names), table.names)
+            return cls(len(table.names), table.names, device)
         if table.num_neurons is not None:
-            return cls(table.num_neurons, None)
-        highest, num_given = int(table.edge_index.max(initial=-1)), table.edge_index.size
+            return cls(table.num_neurons, None, device)
+        highest, num_given = _highest(table.edge_index), table.edge_index.numel()
         for role, group in groups.items():
             for name, ids in (group or {}).items():
-                read = wiring.read_ids(ids, _called(role, name), np.iinfo(np.int64).max).numpy()
-                highest = max(highest, int(read.max(initial=-1)))
-                num_given += read.size
+                largest = torch.iinfo(torch.int64).max
+                read = wiring.read_ids(ids, _called(role, name), largest, device=device)
+                highest, num_given = max(highest, _highest(read)), num_given + read.numel()
         if highest < 0:
             raise GraphError("edges must hold at least one edge (got none, and no inputs either).")
-        return cls(wiring.implied_neurons(highest, num_given), None)
+        return cls(wiring.implied_neurons(highest, num_given), None, device)
 
     @cached_property
     def _id_of(self) -> dict[Hashable, int]:
         return {name: i for i, name in enumerate(self.names or ())}
 
-    def ids(self, labels: Any, what: str) -> np.ndarray:
+    def ids(self, labels: Any, what: str) -> Tensor:
         """The int64 ids of these labels; `what` is how messages call the argument."""
         if self.names is None:
-            return wiring.read_ids(labels, what, self.count).numpy()
+            return wiring.read_ids(labels, what, self.count, device=self.device)
         if isinstance(labels, Tensor | np.ndarray):
             labels = labels.tolist()
         found = np.empty(len(labels), np.int64)
@@ -193,7 +199,7 @@ class _Neurons:
                     f"{what} must be labels that occur in edges, but {label!r} does not."
                     f"{self._near(label)}"
                 ) from None
-        return found
+        return torch.from_numpy(found)
 
     def _near(self, label: Any) -> str:
         assert self.names is not None
@@ -203,21 +209,21 @@ class _Neurons:
             return f" Did you mean {twin[0]!r} ({type(twin[0]).__name__})?"
         return wiring.near_label(label, self.names)
 
-    def groups(self, groups: dict[str, Any] | None, role: str) -> dict[str, np.ndarray] | None:
+    def groups(self, groups: dict[str, Any] | None, role: str) -> dict[str, Tensor] | None:
         if groups is None:
             return None
         return {name: self.ids(labels, _called(role, name)) for name, labels in groups.items()}
 
-    def marked(self, groups: dict[str, np.ndarray] | None, default: np.ndarray) -> np.ndarray:
+    def marked(self, groups: dict[str, Tensor] | None, default: Tensor) -> Tensor:
         """(N,) bool: the members of the groups; without groups, all ids that `default` lacks."""
-        if groups is None:
-            marked = np.ones(self.count, bool)
-            marked[default] = False
-            return marked
-        marked = np.zeros(self.count, bool)
-        for ids in groups.values():
-            marked[ids] = True
+        marked = torch.full((self.count,), groups is None, device=self.device)
+        for ids in [default] if groups is None else groups.values():
+            marked[ids] = groups is not None
         return marked
+
+
+def _highest(ids: Tensor) -> int:
+    return int(ids.max()) if ids.numel() else -1
 
 
 def _called(role: str, name: str) -> str:
@@ -266,10 +272,10 @@ def _activations(
     neurons: _Neurons,
     activation: Any,
     output_activation: Any,
-    is_input: np.ndarray,
-    is_output: np.ndarray,
-) -> list[str]:
-    """The activation names of all neurons."""
+    is_input: Tensor,
+    is_output: Tensor,
+) -> wiring.CodedActivations:
+    """The activations of all neurons."""
     if not isinstance(activation, str | Mapping):
         raise GraphError(
             "activation must be one name, or a dict of label -> name "
@@ -290,16 +296,17 @@ def _activations(
             )
         resolve(name)
     ids = neurons.ids(list(named), "the keys of activation")
-    names = np.where(is_output, np.array(output_activation, object), np.array(hidden, object))
-    names[is_input] = "identity"
-    for neuron, name in zip(ids.tolist(), named.values(), strict=True):
-        if is_input[neuron] and resolve(name).function != "identity":
+    for neuron, at_input, name in zip(
+        ids.tolist(), is_input[ids].tolist(), named.values(), strict=True
+    ):
+        if at_input and resolve(name).function != "identity":
             raise GraphError(
                 f"an input's activation must be 'identity', but activation names {name!r} for the "
                 f"input {wiring.describe(neuron, neurons.names)}."
             )
-        names[neuron] = name
-    return names.tolist()
+    code = is_output.long().masked_fill_(is_input, 2)
+    code[ids] = torch.arange(3, 3 + len(named), device=neurons.device)
+    return wiring.CodedActivations((hidden, output_activation, "identity", *named.values()), code)
 
 
 def _has_bias(bias: Any) -> bool:
@@ -313,12 +320,12 @@ def _has_bias(bias: Any) -> bool:
     return bias
 
 
-def _starting_biases(neurons: _Neurons, bias: Mapping[Any, Any], is_input: np.ndarray) -> Tensor:
+def _starting_biases(neurons: _Neurons, bias: Mapping[Any, Any], is_input: Tensor) -> Tensor:
     """(K,) the values of `bias`, 0 where it has none."""
-    values = np.zeros(neurons.count)
+    given = []
     ids = neurons.ids(list(bias), "the keys of bias")
-    for neuron, (label, value) in zip(ids.tolist(), bias.items(), strict=True):
-        if is_input[neuron]:
+    for at_input, (label, value) in zip(is_input[ids].tolist(), bias.items(), strict=True):
+        if at_input:
             raise GraphError(f"an input must have no bias, but bias names the input {label!r}.")
         try:
             number = math.nan if isinstance(value, str | bytes | bool) else float(value)
@@ -326,8 +333,10 @@ def _starting_biases(neurons: _Neurons, bias: Mapping[Any, Any], is_input: np.nd
             number = math.nan
         if not math.isfinite(number):
             raise GraphError(f"biases must be finite numbers, but bias[{label!r}] is {value!r}.")
-        values[neuron] = number
-    return torch.from_numpy(values[~is_input])
+        given.append(number)
+    values = torch.zeros(neurons.count, dtype=torch.float64, device=neurons.device)
+    values[ids] = torch.tensor(given, dtype=torch.float64, device=neurons.device)
+    return values[~is_input]
 
 
 def _check_overflow(table: EdgeTable, dtype: torch.dtype) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import torch
 
 from graphnn.edge_columns import Columns
 from graphnn.edge_table import EdgeTable, role_of
@@ -133,9 +134,10 @@ def _file_table(
             f"{path}, line {lines[first // 2]}: every edge must have labels, but the "
             f"{role_of(first)} is empty."
         )
-    edge_index = np.ascontiguousarray(codes.reshape(-1, 2).T)
+    edge_index = torch.from_numpy(np.ascontiguousarray(codes.reshape(-1, 2).T))
     table = EdgeTable(
-        edge_index, weight if weight.size else None, tuple(number), lines, path, "line"
-    )
+        edge_index, weight if weight.size else None, tuple(number), torch.from_numpy(lines), path,
+        "line",
+    )  # fmt: skip
     table.check_weights()
     return table

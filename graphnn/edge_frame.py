@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import torch
 
 from graphnn.edge_columns import Columns
 from graphnn.edge_table import (
@@ -23,22 +24,23 @@ def read_frame(frame: Any, columns: Columns) -> EdgeTable:
     """Reads a pandas DataFrame that has these columns."""
     import pandas
 
-    names = list(frame.columns)
-    own = columns.find(names)
+    found = list(frame.columns)
+    own = columns.find(found)
     if own is None:
         raise GraphError(
             f"a frame of edges must have one column each for {columns.shown} (got the columns "
-            f"{', '.join(map(repr, names)) or 'none'}). Rename them with frame.rename(), or name "
+            f"{', '.join(map(repr, found)) or 'none'}). Rename them with frame.rename(), or name "
             "yours in columns=."
         )
     if len(frame) == 0:
         raise GraphError("edges must hold at least one edge (got an empty frame).")
-    source, target = frame[names[own[0]]], frame[names[own[1]]]
+    source, target = frame[found[own[0]]], frame[found[own[1]]]
     edge_index, labels = _number_columns(source, target)
-    table = EdgeTable(edge_index, names=plain_names(labels, edge_index.T.reshape(-1)))
+    names = plain_names(labels, edge_index.T.reshape(-1))
+    table = EdgeTable(torch.from_numpy(edge_index), names=names)
     if len(own) == 2:
         return table
-    weight = frame[names[own[2]]]
+    weight = frame[found[own[2]]]
     if pandas.api.types.is_numeric_dtype(weight) and not pandas.api.types.is_bool_dtype(weight):
         return with_weights(table, weight.to_numpy(np.float64, na_value=np.nan))
     return with_weights(table, weight.tolist())

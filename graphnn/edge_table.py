@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from graphnn import wiring
+from graphnn import algorithms, wiring
 from graphnn.errors import FormatError, GraphError
 
 
@@ -21,26 +22,27 @@ class EdgeTable:
     """Edges as columns, with what error messages need to point at one of them.
 
     Args:
-        edge_index: (2, E) int64 ids, row 0 the sources.
+        edge_index: (2, E) int64 ids, row 0 the sources; on a device only where `weight` is None.
         weight: (E,) float64, finite; None where the edges have no weights.
         names: The label of every id; None where the ids themselves were given.
-        numbers: (E,) int64 number of the row or line that each edge came from; None: its place.
+        numbers: (E,) int64 number of the row or line that each edge came from, where `edge_index`
+            is; None: its place.
         path: The file that the edges came from, or None.
         unit: What an edge came from is called: "row", "line" or "entry".
         num_neurons: N, where more neurons than those that occur are known of, else None.
     """
 
-    edge_index: np.ndarray
+    edge_index: Tensor
     weight: np.ndarray | None = None
     names: tuple[Hashable, ...] | None = None
-    numbers: np.ndarray | None = None
+    numbers: Tensor | None = None
     path: Path | None = None
     unit: str = "row"
     num_neurons: int | None = None
 
     def place(self, edge: int) -> str:
         """Where an edge came from, as messages name it: "row 3" or "line 5"."""
-        return f"{self.unit} {edge if self.numbers is None else self.numbers[edge]}"
+        return f"{self.unit} {edge if self.numbers is None else int(self.numbers[edge])}"
 
     def refuse(self, message: str) -> NoReturn:
         """Raises a GraphError, or for a file a FormatError that names it."""
@@ -59,9 +61,8 @@ class EdgeTable:
 
     def check_duplicates(self) -> None:
         """Refuses two edges with the same source and target."""
-        from graphnn import topology
-
-        first, later = topology.first_duplicate(*self._sorted_by_target())
+        own = algorithms.on(self.edge_index.device)
+        first, later = own.first_duplicate(*self._sorted_by_target())
         if later < 0:
             return
         source, target = (wiring.describe(i, self.names) for i in self.edge_index[:, first])
@@ -74,28 +75,26 @@ class EdgeTable:
     def coalesced(self) -> EdgeTable:
         """The table with every pair once, where it first occurred, its weights summed."""
         ptr, source, order = self._sorted_by_target()
-        starts = np.ones(order.size, bool)
-        starts[1:] = source[1:] != source[:-1]
-        starts[ptr[:-1][np.diff(ptr) > 0]] = True
-        starts = np.flatnonzero(starts)
+        starts = torch.ones_like(order, dtype=torch.bool)
+        torch.ne(source[1:], source[:-1], out=starts[1:])
+        starts[ptr[:-1][ptr.diff() > 0]] = True
+        starts = starts.nonzero().flatten()
         # Within a pair the order is that of the edges, so its first one stands at the start.
-        first = order[starts]
-        kept = np.argsort(first)
-        edges = first[kept]
-        total = None if self.weight is None else np.add.reduceat(self.weight[order], starts)[kept]
+        edges, kept = order[starts].sort()
+        total = None
+        if self.weight is not None:
+            sums = np.add.reduceat(self.weight[order.numpy()], starts.numpy())
+            total = sums[kept.numpy()]
         numbers = edges if self.numbers is None else self.numbers[edges]
         return replace(self, edge_index=self.edge_index[:, edges], weight=total, numbers=numbers)
 
-    def _sorted_by_target(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _sorted_by_target(self) -> tuple[Tensor, Tensor, Tensor]:
         """Row pointers, source ids and edge ids of the (target, source) order, ties by edge id."""
-        from graphnn import topology
-
+        own = algorithms.on(self.edge_index.device)
         source, target = self.edge_index
-        num_neurons = int(self.edge_index.max(initial=-1)) + 1
-        ptr = topology.row_pointers(target, num_neurons)
-        order, sorted_source = np.empty_like(source), np.empty_like(source)
-        source_ptr = topology.row_pointers(source, num_neurons)
-        topology.sort_by_target(source, target, source_ptr, ptr, order, sorted_source)
+        num_neurons = int(self.edge_index.max()) + 1 if self.edge_index.numel() else 0
+        ptr = own.row_pointers(target, num_neurons)
+        order, sorted_source = own.sort_by_target(source, target, ptr, torch.int64)
         return ptr, sorted_source, order
 
 
@@ -110,7 +109,7 @@ def read_ids(edges: Tensor | np.ndarray) -> EdgeTable:
             f"edges given as a tensor or array must be neuron ids: {error} Labels and weights are "
             "given as rows (source, target[, weight]), in a list or a DataFrame."
         ) from None
-    return EdgeTable(ids.cpu().numpy())
+    return EdgeTable(ids)
 
 
 def read_matrix(matrix: Any) -> EdgeTable:
@@ -124,7 +123,7 @@ def read_matrix(matrix: Any) -> EdgeTable:
         )
     if entries.shape[0] == 0:
         raise GraphError("edges must hold at least one neuron (got an empty matrix).")
-    edge_index = np.stack([entries.row, entries.col]).astype(np.int64)
+    edge_index = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64))
     table = EdgeTable(edge_index, unit="entry", num_neurons=entries.shape[0])
     return table if entries.dtype == np.bool_ else with_weights(table, entries.data)
 
@@ -155,7 +154,8 @@ def read_rows(edges: Any) -> EdgeTable:
         refuse_unhashable(cells)
     check_types(list(place), cells, codes)
     names = plain_names(list(place), codes)
-    table = EdgeTable(np.ascontiguousarray(codes.reshape(-1, 2).T), names=names)
+    edge_index = np.ascontiguousarray(codes.reshape(-1, 2).T)
+    table = EdgeTable(torch.from_numpy(edge_index), names=names)
     return table if weights is None else with_weights(table, weights)
 
 

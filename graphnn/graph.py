@@ -60,7 +60,7 @@ class NeuronGraph:
         num_neurons: int | None = None,
         inputs: Ids | Mapping[str, Ids] | None = None,
         outputs: Ids | Mapping[str, Ids] | None = None,
-        activation: str | Sequence[str] = "identity",
+        activation: str | Sequence[str] | wiring.CodedActivations = "identity",
         bias: bool | Sequence[bool] | Tensor | np.ndarray = True,
         names: Iterable[Hashable] | None = None,
     ) -> None:

@@ -277,6 +277,12 @@ class Network(nn.Module):
                 f"weight and bias must have one dtype and device (got {weight.dtype} on "
                 f"{weight.device} and {bias.dtype} on {bias.device})."
             )
+        for own, size in ((weight, self._plan.num_edges), (bias, self._graph.bias_neurons.numel())):
+            if tuple(own.shape) != (size,):
+                name = "weight" if own is weight else "bias"
+                raise GraphError(
+                    f"{name} must have shape ({size},), as it was made (got {tuple(own.shape)})."
+                )
         autocast = _is_autocast(weight.device)
         leading: tuple[int, ...] | None = None
         ready = []
@@ -313,6 +319,8 @@ class Network(nn.Module):
             or not x.dtype == bias.dtype == weight.dtype
             or x.dim() != 2
             or self._input_sizes != (x.shape[1],)
+            or weight.numel() != plan.num_edges
+            or bias.numel() != self._graph.bias_neurons.numel()
             or torch.is_autocast_enabled("cpu")
             or forward_ad._current_level >= 0
         ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,15 +14,13 @@ from torch import Tensor
 from graphnn import network_summary, wiring
 from graphnn.errors import GraphError
 from graphnn.graph import NeuronGraph
+from graphnn.triplets import triplets
 
 if TYPE_CHECKING:
     import pandas as pd
 
 At = Literal["value", "preactivation"]
 EdgeIds = Sequence[int] | Tensor | np.ndarray
-
-# Below this many triplets a second thread costs more than it saves.
-_TRIPLETS_PER_THREAD = 1 << 18
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -253,7 +250,7 @@ class Trace:
     def _gather(self, edges: Tensor, target: str) -> Tensor:
         at_target = self._samples(self._at_target(target))
         values = self._samples(self.values)
-        own = _triplets(values, self.weight, at_target, self._placed.edge_index, edges)
+        own = triplets(values, self.weight, at_target, self._placed.edge_index, edges)
         return own.reshape(*self.values.shape[:-1], *own.shape[1:])
 
 
@@ -282,69 +279,3 @@ def largest(score: Tensor, k: int) -> Tensor:
     equal = torch.nonzero(score == threshold).flatten()[: k - above.numel()]
     ids = torch.cat([above, equal]).sort().values
     return ids[score[ids].sort(descending=True, stable=True).indices]
-
-
-def _triplets(
-    values: Tensor, weight: Tensor, at_target: Tensor, edge_index: Tensor, edges: Tensor
-) -> Tensor:
-    """(B, M, 3) triplets of `edges`, from (B, N) states and (E,) weights."""
-    compiled = (
-        values.device.type == "cpu"
-        and values.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-    )
-    if compiled:
-        return _CompiledTriplets.apply(values, weight, at_target, edge_index, edges)
-    source, target = edge_index[:, edges]
-    at_edge = weight[edges].expand(values.shape[0], -1)
-    return torch.stack([values[:, source], at_edge, at_target[:, target]], dim=-1)
-
-
-class _CompiledTriplets(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        values: Tensor,
-        weight: Tensor,
-        at_target: Tensor,
-        edge_index: Tensor,
-        edges: Tensor,
-    ) -> Tensor:
-        from graphnn.triplet_kernels import write_triplets
-
-        ctx.save_for_backward(edge_index, edges)
-        ctx.num_neurons, ctx.num_edges = values.shape[1], weight.shape[0]
-        out = values.new_empty(values.shape[0], edges.numel(), 3)
-        source, target = edge_index.numpy()
-        arrays = (
-            values.contiguous().numpy(), weight.contiguous().numpy(),
-            at_target.contiguous().numpy(), source, target, edges.contiguous().numpy(), out.numpy(),
-        )  # fmt: skip
-        parts = max(1, min(torch.get_num_threads(), out.numel() // 3 // _TRIPLETS_PER_THREAD))
-        cuts = np.linspace(0, edges.numel(), parts + 1).astype(int).tolist()
-        if parts == 1:
-            write_triplets(*arrays, 0, cuts[1])
-        else:
-            with ThreadPoolExecutor(parts) as pool:
-                list(pool.map(lambda a, b: write_triplets(*arrays, a, b), cuts[:-1], cuts[1:]))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (gradient,) = gradients
-        # Linear in the gradient and made of torch operations, so it can be differentiated again.
-        edge_index, edges = ctx.saved_tensors
-        source, target = edge_index[:, edges]
-        by_source, by_weight, by_target = gradient.unbind(-1)
-        neurons = gradient.new_zeros(ctx.num_neurons, gradient.shape[0])
-        needs = ctx.needs_input_grad
-        return (
-            neurons.index_add(0, source, by_source.t()).t() if needs[0] else None,
-            gradient.new_zeros(ctx.num_edges).index_add(0, edges, by_weight.sum(0))
-            if needs[1]
-            else None,
-            neurons.index_add(0, target, by_target.t()).t() if needs[2] else None,
-            None,
-            None,
-        )

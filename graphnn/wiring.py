@@ -6,6 +6,7 @@ import difflib
 import keyword
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -275,6 +276,19 @@ def check_inputs(ids: Tensor, edges: SortedEdges, names: Names) -> Tensor:
     return times > 0
 
 
+@dataclass(frozen=True)
+class CodedActivations:
+    """One activation per neuron, as numbers that may be on a device.
+
+    Args:
+        names: Distinct or not, known or not.
+        code: (N,) int64 each neuron's place in `names`.
+    """
+
+    names: tuple[str, ...]
+    code: Tensor
+
+
 def _activation_names(activation: Any) -> list[str]:
     names = list(activation) if isinstance(activation, Iterable) else [activation]
     for name in names:
@@ -290,6 +304,8 @@ def read_activation(activation: Any, is_input: Tensor) -> tuple[tuple[Activation
     if isinstance(activation, str):
         given = (resolve("identity"), resolve(activation))
         codes = (~is_input).long()
+    elif isinstance(activation, CodedActivations):
+        given, codes = tuple(map(resolve, activation.names)), activation.code
     else:
         names = _activation_names(activation)
         if len(names) != count:

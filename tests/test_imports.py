@@ -22,7 +22,7 @@ STAGES = [
     ],
     ["plan+levels"],
     ["backends"],
-    ["network+network_summary+parameters+trace+triplet_kernels"],
+    ["network+network_summary+parameters+trace+triplets+triplet_kernels+triplet_gpu_kernels"],
     ["edit+edited+reachability", "layout", "record+labelled", "parametrize", "init"],
     ["assembly"],
     [
@@ -42,7 +42,8 @@ PLACE = {
     for name in family.split("+")
 }
 # Loops on plain arrays and tensors: they import nothing of the package, and are loaded lazily.
-LEAVES = {"topology", "device_topology", "triplet_kernels", "reachability", "numbering"}
+LEAVES = {"topology", "device_topology", "reachability", "numbering"}
+LEAVES |= {"triplet_kernels", "triplet_gpu_kernels"}
 SLOW = {
     "matplotlib": "drawing",
     "networkx": "the networkx and GraphML converters",

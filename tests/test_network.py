@@ -462,6 +462,17 @@ def test_refuses_parameters_of_two_dtypes(net, x):
         net(x)
 
 
+@pytest.mark.parametrize("name", ["weight", "bias"])
+@pytest.mark.parametrize("more", [-1, 1])
+def test_refuses_parameters_of_another_size(net, x, name, more):
+    size = getattr(net, name).numel()
+    # With memory on both sides, so that reading beyond would not show.
+    wrong = torch.zeros(size + 8)[1 : 1 + size + more]
+    message = rf"{name} must have shape \({size},\).*\(got \({size + more},\)\)"
+    with pytest.raises(graphnn.GraphError, match=message):
+        torch.func.functional_call(net, {name: wrong}, (x,))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_huge_values_behave_as_in_torch(backend):
     net = graphnn.Network(

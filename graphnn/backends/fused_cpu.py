@@ -34,8 +34,8 @@ class _Run(torch.autograd.Function):
         offset: Tensor | None,
     ) -> Any:  # fmt: skip
         ctx.threads = torch.get_num_threads()
-        ctx.call = call = Pass(plan, weight, bias, inputs, ctx.threads)
-        first, second, state = call.forward(offset, keep, keeps_state=True)
+        ctx.call = call = Pass(plan, weight.dtype, inputs.shape[0], ctx.threads)
+        first, second, state = call.forward(weight, bias, inputs, offset, keep, keeps_state=True)
         ctx.plan, ctx.keep = plan, keep
         ctx.save_for_backward(weight, bias, inputs, offset, state)
         ctx.set_materialize_grads(False)
@@ -50,7 +50,7 @@ class _Run(torch.autograd.Function):
         if torch.is_grad_enabled() or not is_plain(*gradients):
             saved = (*saved, torch.tensor(ctx.threads))
             return None, None, *take_back(ctx.plan, needs, saved, seeds)
-        return None, None, *ctx.call.backward(saved[-1], seeds, needs)
+        return None, None, *ctx.call.backward(saved[0], saved[-1], seeds, needs)
 
 
 class FusedCpu:
@@ -123,8 +123,8 @@ def _run(
 ) -> Tensor | States:  # fmt: skip
     if needs_gradient(weight, bias, inputs, offset):
         return _Run.apply(plan, keep, weight, bias, inputs, offset)
-    call = Pass(plan, weight, bias, inputs, torch.get_num_threads())
-    first, second, _ = call.forward(offset, keep, keeps_state=False)
+    call = Pass(plan, weight.dtype, inputs.shape[0], torch.get_num_threads())
+    first, second, _ = call.forward(weight, bias, inputs, offset, keep, keeps_state=False)
     return first if second is None else (first, second)
 
 

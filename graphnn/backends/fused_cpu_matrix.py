@@ -101,7 +101,7 @@ def _multiply(width, a, a0, a_row, a_step, rows, count, x, x0, out, place):
         out: Holds its rows from `place` on.
         place: See `out`.
     """
-    block = min(width, _BLOCK // a.itemsize)
+    block = min(width, max(16, _BLOCK // a.itemsize))
     row = 0
     while row < rows:
         together = 6 if row + 6 <= rows else 1
@@ -160,6 +160,15 @@ def _spread(width, number, out, place):
 
 
 @kernel
+def _is_consecutive(pool):
+    """Whether each number exceeds the one before by 1."""
+    consecutive = True
+    for i in range(1, pool.size):
+        consecutive &= pool[i] == pool[i - 1] + 1
+    return consecutive
+
+
+@kernel
 def _is_finite(width, state, base, pool):
     """Whether a tile's rows `pool` are free of infinities and NaN; may say no if they are large."""
     if width < 16:
@@ -210,8 +219,7 @@ def add_by_target(bits, start, weight, pool, row_bias, state, base, width, first
     none, one, stride = np.intp(0), np.intp(1), np.intp(_STRIDE)
     panel = np.empty(_PANEL_ROWS * _STRIDE, weight.dtype)
     gathered = np.empty(_PANEL_WORDS * _WORD * 64, weight.dtype)
-    size = pool.size
-    consecutive = size == 0 or pool[size - 1] - pool[0] == size - 1
+    size, consecutive = pool.size, _is_consecutive(pool)
     finite = np.empty(base.size, np.bool_)
     for tile in range(base.size):
         finite[tile] = _is_finite(width[tile], state, base[tile], pool)
@@ -270,7 +278,7 @@ def add_by_source(bits, start, weight, pool, gradient, base, width, first, first
     panel = np.empty(_PANEL_ROWS * _STRIDE, weight.dtype)
     gathered = np.empty(_PANEL_WORDS * _WORD * 64, weight.dtype)
     size, neurons = pool.size, bits.shape[0]
-    consecutive = size == 0 or pool[size - 1] - pool[0] == size - 1
+    consecutive = _is_consecutive(pool)
     own = np.arange(first, first + neurons)
     finite = np.empty(base.size, np.bool_)
     for tile in range(base.size):

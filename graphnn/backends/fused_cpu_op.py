@@ -106,8 +106,9 @@ def _run(
     activations: str, state_rows: int, keep: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     plan = _plan_of(tensors, activations, state_rows)
-    call = Pass(plan, weight, bias, inputs, torch.get_num_threads())
-    first, second, _ = call.forward(offset, cast(Keep, keep), keeps_state=False)
+    call = Pass(plan, weight.dtype, inputs.shape[0], torch.get_num_threads())
+    numbers = weight, bias, inputs, offset
+    first, second, _ = call.forward(*numbers, cast(Keep, keep), keeps_state=False)
     return first, weight.new_empty(0) if second is None else second
 
 
@@ -117,8 +118,9 @@ def _train(
     activations: str, state_rows: int, keep: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     plan, threads = _plan_of(tensors, activations, state_rows), torch.get_num_threads()
-    call = Pass(plan, weight, bias, inputs, threads)
-    first, second, state = call.forward(offset, cast(Keep, keep), keeps_state=True)
+    call = Pass(plan, weight.dtype, inputs.shape[0], threads)
+    numbers = weight, bias, inputs, offset
+    first, second, state = call.forward(*numbers, cast(Keep, keep), keeps_state=True)
     assert state is not None
     # Told with the state, because it decides how the state is laid out.
     return first, weight.new_empty(0) if second is None else second, state, torch.tensor(threads)
@@ -131,8 +133,8 @@ def _backward(
     tensors: list[Tensor], activations: str, state_rows: int, needs: Sequence[bool],
 ) -> tuple[Tensor, ...]:  # fmt: skip
     plan = _plan_of(tensors, activations, state_rows)
-    call = Pass(plan, weight, bias, inputs, int(threads))
-    gradients = call.backward(state, (by_output, by_value, by_pre), tuple(needs))
+    call = Pass(plan, weight.dtype, inputs.shape[0], int(threads))
+    gradients = call.backward(weight, state, (by_output, by_value, by_pre), tuple(needs))
     return tuple(weight.new_empty(0) if g is None else g for g in gradients)
 
 

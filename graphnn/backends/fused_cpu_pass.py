@@ -34,7 +34,7 @@ _SPILLED = 4.0
 # Bytes of a level's sources that leave room for edges in a second-level cache of 2 MiB.
 _CACHE_BYTES = 5 << 18
 # Edge x sample products below which a thread costs more than it saves.
-_PRODUCTS_PER_THREAD = 2_000_000
+_PRODUCTS_PER_THREAD = 4_000_000
 # Edge x sample products below which a level is not shared between threads.
 _PRODUCTS_PER_STEP = 3_000_000
 # The price of an edge for one sample alone, in edge x sample products of a full tile.
@@ -66,6 +66,11 @@ class Cut:
     def pieces(self) -> tuple[Piece, ...]:
         """All pieces, in the order of their samples."""
         return tuple(piece for share in self.shares for piece in share)
+
+    @cached_property
+    def widths(self) -> frozenset[int]:
+        """The widths of its tiles."""
+        return frozenset(piece.width for piece in self.pieces)
 
     @cached_property
     def is_by_rows(self) -> bool:
@@ -168,30 +173,33 @@ def _tables_of(plan: ExecutionPlan, dtype: torch.dtype) -> _Tables:
 class Pass:
     """What a forward and a backward pass share: the same arguments give the same cut.
 
+    It holds none of a call's tensors, whose life is autograd's business.
+
     Args:
         plan: The plan, on the CPU.
-        weight: (E,) float32 or float64, in graph order.
-        bias: (K,).
-        inputs: (B, n_in).
+        dtype: Of all tensors: float32 or float64.
+        batch: B, how many samples.
         most_threads: How many threads it may use.
     """
 
     def __init__(
-        self, plan: ExecutionPlan, weight: Tensor, bias: Tensor, inputs: Tensor, most_threads: int
+        self, plan: ExecutionPlan, dtype: torch.dtype, batch: int, most_threads: int
     ) -> None:
-        self.tables = tables = _tables_of(plan, weight.dtype)
+        self.tables = tables = _tables_of(plan, dtype)
         self.schedule = own = tables.schedule
-        self.dtype, self.numpy_dtype = weight.dtype, DTYPES[weight.dtype]
-        self.batch = inputs.shape[0]
-        self.cut = _cut(tables.widest, self.batch, own.work, own.largest_level, most_threads)
-        self.weight, self.bias, self.inputs = _contiguous(weight), bias, inputs
+        self.dtype, self.numpy_dtype, self.batch = dtype, DTYPES[dtype], batch
+        self.cut = _cut(tables.widest, batch, own.work, own.largest_level, most_threads)
 
     def forward(
-        self, offset: Tensor | None, keep: Keep, keeps_state: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        self, weight: Tensor, bias: Tensor, inputs: Tensor, offset: Tensor | None, keep: Keep,
+        keeps_state: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
         """(outputs, None, state), or with keep="all" (values, preactivations, state).
 
         Args:
+            weight: (E,) in graph order.
+            bias: (K,).
+            inputs: (B, n_in).
             offset: (B, N) or None.
             keep: As in `Call`.
             keeps_state: Whether the state is for `backward`; None stands for one that is not.
@@ -200,12 +208,12 @@ class Pass:
         rows = own.training_rows if keeps_state else own.inference_rows
         whole = keeps_state or cut.is_by_rows or own.products
         state = buffers.empty(num_lanes(self.batch) * rows.count, self.dtype) if whole else None
-        x, moved = _contiguous(self.inputs), tables.no_states
+        x, moved, numbers = _contiguous(inputs), tables.no_states, _contiguous(weight)
         if offset is not None:
             moved = _contiguous(offset)
-        weight = self._gathered(own.edge_ids)
+        of_edge = self._gathered(numbers, own.edge_ids)
         row_bias = np.zeros(own.num_neurons, self.numpy_dtype)
-        row_bias[own.bias_position] = _contiguous(self.bias)
+        row_bias[own.bias_position] = _contiguous(bias)
         first = second = None
         out = values = pres = tables.no_states
         if keep == "all":
@@ -215,33 +223,41 @@ class Pass:
             first = self._empty(self.batch, own.output_position.size)
             out = first.numpy()
 
+        at_end = (own.num_runs, own.num_runs, own.num_neurons, own.num_neurons)
+
         def kernel(_: int, share: tuple[Piece, ...], part: tuple[int, int, int, int]) -> None:
+            # Of threads that share rows, one that is done does not know the others' values.
+            to = tables.no_outputs if cut.is_by_rows and part != at_end else out
             for piece, states in self._tiles(share, state, rows.count):
                 compiling.kernels().forward_tiles(
                     compiling.tags()[piece.width], x, own.input_column, rows.output, own.run_ptr,
                     tables.code, tables.parameter, rows.value_shift, rows.pre_shift,
-                    own.is_product, own.row_ptr, rows.source, weight, row_bias, moved,
-                    own.neuron_order, states, out, values, pres, piece.first, piece.tiles, *part,
+                    own.is_product, own.row_ptr, rows.source, of_edge, row_bias, moved,
+                    own.neuron_order, states, to, values, pres, piece.first, piece.tiles, *part,
                 )  # fmt: skip
 
         self._compile("forward", kernel)
         for step in self._steps():
             if isinstance(step, Product):
                 fused_cpu_products.add_by_target(
-                    step, self._gathered(step.edges), row_bias,
+                    step, self._gathered(numbers, step.edges), row_bias,
                     Tiles(state, cut.pieces, rows.count), int(rows.pre_shift[step.first_run]),
                     cut.threads,
                 )  # fmt: skip
             else:
                 self._share(kernel, step, own.row_ptr)
+        if cut.is_by_rows:
+            kernel(0, cut.shares[0], at_end)
         return first, second, state
 
     def backward(
-        self, state: Tensor, seeds: tuple[Tensor | None, ...], needs: tuple[bool, ...]
-    ) -> tuple[Tensor | None, ...]:
+        self, weight: Tensor, state: Tensor, seeds: tuple[Tensor | None, ...],
+        needs: tuple[bool, ...],
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
         """Gradients by weight, bias, inputs and offset.
 
         Args:
+            weight: As in `forward`.
             state: From `forward` of a pass over the same plan, batch and threads.
             seeds: Gradients by outputs (B, n_out), values (B, N) and preactivations (B, N).
             needs: Which gradients are wanted; None stands for the others.
@@ -251,13 +267,14 @@ class Pass:
         whole = cut.is_by_rows or own.products
         gradient = buffers.empty(num_lanes(self.batch) * n, self.dtype) if whole else None
         if gradient is not None and own.products:
-            numbers = gradient.numpy()
-            threads.over(numbers.size, lambda a, b: numbers[a:b].fill(0))
+            zeros = gradient.numpy()
+            threads.over(zeros.size, lambda a, b: zeros[a:b].fill(0))
         none = tables.no_states
         by_output, by_value, by_pre = (
             none if seed is None else _contiguous(seed) for seed in seeds
         )
-        out_weight = self._gathered(back.edge)
+        numbers = _contiguous(weight)
+        out_weight = self._gathered(numbers, back.edge)
         # Threads that share rows never add to the same edge.
         others = 0 if cut.is_by_rows else cut.threads - 1
         edges = own.source.size if needs[0] or needs[1] else 0
@@ -302,9 +319,9 @@ class Pass:
             if isinstance(step, Product):
                 back_tiles = Tiles(gradient, cut.pieces, n)
                 # The gradients by inputs may be nobody's wish.
-                if needs[2] or needs[3] or step.pool[-1] >= own.level_ptr[1]:
-                    weight = self._gathered(step.edges)
-                    fused_cpu_products.add_by_source(step, weight, back_tiles, cut.threads)
+                if needs[2] or needs[3] or step.pool.max() >= own.level_ptr[1]:
+                    of_edge = self._gathered(numbers, step.edges)
+                    fused_cpu_products.add_by_source(step, of_edge, back_tiles, cut.threads)
                 if by_product is not None:
                     values = Tiles(state, cut.pieces, rows.count)
                     fused_cpu_products.write_by_weight(
@@ -363,24 +380,24 @@ class Pass:
             )
 
     def _compile(self, direction: str, kernel: Kernel) -> None:
-        key = (direction, self.dtype, self.cut)
-        if key in self.schedule.compiled:
-            return
-        for width in {piece.width for piece in self.cut.pieces}:
+        for width in self.cut.widths:
+            key = (direction, self.dtype, width)
+            if key in self.schedule.compiled:
+                continue
             # Without tiles, to compile what is not yet compiled before threads wait for it.
-            variant = (direction, self.dtype, width, self.schedule.source.dtype)
+            variant = (*key, self.schedule.source.dtype)
             compiling.announce(variant, lambda w=width: kernel(0, (Piece(w, 0, 0),), (0, 0, 0, 0)))
-        self.schedule.compiled.add(key)
+            self.schedule.compiled.add(key)
 
-    def _gathered(self, ids: slice | Tensor | None) -> np.ndarray:
-        """weight[ids], or the weights themselves without ids."""
+    def _gathered(self, numbers: np.ndarray, ids: slice | Tensor | None) -> np.ndarray:
+        """numbers[ids], or the numbers themselves without ids."""
         if ids is None:
-            return self.weight
+            return numbers
         if isinstance(ids, slice):
-            return self.weight[ids]
+            return numbers[ids]
         into = buffers.empty(ids.numel(), self.dtype).numpy()
-        own, places, run = self.weight, ids.numpy(), compiling.kernels().gather
-        threads.over(places.size, lambda a, b: run(own, places, into, a, b))
+        places, run = ids.numpy(), compiling.kernels().gather
+        threads.over(places.size, lambda a, b: run(numbers, places, into, a, b))
         return into
 
     def _by_bias(self, by_row: np.ndarray) -> Tensor:

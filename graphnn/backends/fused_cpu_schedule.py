@@ -33,7 +33,7 @@ class Product:
         end_run: One past its last.
         first: Its first position.
         end: One past its last.
-        pool: (S,) positions of its distinct sources, ascending.
+        pool: (S,) positions of its distinct sources, in the order of their ids.
         edges: Ids of its edges in the plan's order; a slice where they are consecutive.
         bits: (n, words) the cells of the (neurons, sources) matrix, 64 to a word.
         start: (n, words) the place of each word's first edge among the level's.
@@ -180,11 +180,14 @@ class Schedule:
         row_ptr = plan.row_ptr.numpy()[first : end + 1]
         span = slice(int(row_ptr[0]), int(row_ptr[-1]))
         source, ids = plan.edge_source.numpy()[span], plan.edge_order[span]
+        # In the order of their ids, which is that of every row's edges.
         pool = np.unique(source).astype(np.int64)
+        pool = pool[np.argsort(self.neuron_order[pool])]
+        column = np.empty(plan.num_neurons, np.int64)
+        column[pool] = np.arange(pool.size)
         bits = np.zeros((end - first, -(-pool.size // 64)), np.int64)
         start = np.empty(bits.shape, np.int32 if source.size < 1 << 31 else np.int64)
-        columns = np.searchsorted(pool, source)
-        compiling.matrix_kernels().mark(row_ptr - row_ptr[0], columns, bits, start)
+        compiling.matrix_kernels().mark(row_ptr - row_ptr[0], column[source], bits, start)
         of_view = bool((ids.diff() == 1).all())
         return Product(
             level=level,
@@ -258,10 +261,16 @@ class Schedule:
         """Every value in a row of its own, and the preactivations that its slope needs."""
         from graphnn.backends.elementwise import slope_needs_preactivation
 
+        needed = np.array(
+            [slope_needs_preactivation(a.function, a.parameters) for a in self.activations]
+        )
+        for product in self.products:
+            # It writes the preactivations of all of its runs as one block.
+            own = slice(product.first_run, product.end_run)
+            needed[own] = needed[own].any()
         shift, count = np.zeros(self.num_runs, np.int64), self.num_neurons
-        for run, activation in enumerate(self.activations):
-            needed = slope_needs_preactivation(activation.function, activation.parameters)
-            if run > 0 and needed:
+        for run in range(1, self.num_runs):
+            if needed[run]:
                 shift[run] = count - self.run_ptr[run]
                 count += int(self.run_ptr[run + 1] - self.run_ptr[run])
         return Rows(count, np.zeros_like(shift), shift, self.source, self.output_position)

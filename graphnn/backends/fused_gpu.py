@@ -105,16 +105,8 @@ class FusedGpu:
                 "inside torch.compile, torch.export or a torch.func transform, which see only "
                 "torch's own operations"
             ]
-        reasons = []
         where = call.weight.device
-        if where.type != "cuda" and not (where.type == "cpu" and _interprets()):
-            reasons.append(f"the weights are on {where}, not on a GPU")
-        if not _has_triton():
-            reasons.append("triton is not installed (pip install triton; Linux only)")
-        if where.type == "cuda" and torch.cuda.get_device_capability(where) < _OLDEST:
-            reasons.append(
-                f"the GPU {torch.cuda.get_device_name(where)} is older than Triton knows"
-            )
+        reasons = no_kernels_on(where)
         placed = [("the plan", call.plan.device), ("bias", call.bias.device)]
         placed += [("the inputs", call.inputs.device)]
         placed += [("offset", call.offset.device)] if call.offset is not None else []
@@ -181,6 +173,18 @@ def _infer(call: Call, shrink: int) -> Tensor | States:
     given = (call.weight, call.bias, call.inputs, call.offset)
     found: Any = _launched(plan, ("inference", keep, shrink), compute, given, call.inputs)
     return found[0] if keep == "outputs" else found
+
+
+def no_kernels_on(where: torch.device) -> list[str]:
+    """The reasons why Triton's kernels cannot run on tensors of this device; empty if they can."""
+    reasons = []
+    if where.type != "cuda" and not (where.type == "cpu" and _interprets()):
+        reasons.append(f"the weights are on {where}, not on a GPU")
+    if not _has_triton():
+        reasons.append("triton is not installed (pip install triton; Linux only)")
+    if where.type == "cuda" and torch.cuda.get_device_capability(where) < _OLDEST:
+        reasons.append(f"the GPU {torch.cuda.get_device_name(where)} is older than Triton knows")
+    return reasons
 
 
 @cache

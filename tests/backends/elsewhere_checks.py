@@ -150,6 +150,83 @@ def test_a_graph_of_the_cpu_is_moved_once(pair):
     assert here.graph.to(DEVICE).to("cpu") is here.graph
 
 
+OPTIONS = {
+    "nothing": {},
+    "one name": {"activation": "tanh", "output_activation": "sigmoid", "bias": False},
+    "dicts": {"activation": {3: "tanh", 5: "sigmoid"}, "bias": {3: 0.5, 5: -1}},
+    "groups": {"outputs": {"a": torch.tensor([7, 9]), "b": [7, 1600]}},
+    "added up": {"coalesce": "sum"},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_ids_become_a_network_there(edges, name):
+    options = {**OPTIONS[name], "backend": "reference"}
+    if name == "added up":
+        edges = torch.cat([edges, edges[:, ::2].flip(1), edges[:, :1]], 1)
+    if name == "dicts":
+        # None of them is an input.
+        options["inputs"] = sorted({*edges[0].tolist()} - {*edges[1].tolist()} - {3, 5})
+    expected = graphnn.from_edges(edges.to(torch.int32), **options)
+    with Elsewhere() as place:
+        moved = edges.to(DEVICE, torch.int32)
+        for role, groups in options.items():
+            if isinstance(groups, dict) and role == "outputs":
+                options[role] = {**groups, "a": groups["a"].to(DEVICE)}
+        place.largest_in = place.largest_out = 0
+        net = graphnn.from_edges(moved, **options)
+        given = len(options.get("inputs", []))
+        assert place.largest_in <= max(net.graph.num_levels, given)
+        assert place.largest_out <= max(4 * net.graph.num_levels, given)
+        assert net.weight.device == net.bias.device == net.graph.device == DEVICE
+        assert net.graph == expected.graph
+        if name == "dicts":
+            assert torch.equal(net.bias.detach().to("cpu"), expected.bias.detach())
+
+
+def test_ids_from_there_may_have_parameters_here(edges):
+    with Elsewhere():
+        net = graphnn.from_edges(edges.to(DEVICE), backend="reference", device="cpu")
+        assert net.weight.device.type == "cpu"
+        assert net.graph.device == DEVICE
+        x = torch.zeros(1, net.in_features)
+        assert torch.isfinite(net(x)).all()
+
+
+WRONG = {
+    "one row": ([[0, 1, 2]], {}),
+    "transposed": ([[0, 1], [1, 2], [2, 3]], {}),
+    "negative": ([[0, -1], [1, 2]], {}),
+    "nothing": ([[], []], {}),
+    "far apart": ([[0, 1], [1, 2**40]], {}),
+    "twice": ([[0, 1, 0], [1, 2, 1]], {}),
+    "itself": ([[0, 1, 2], [1, 2, 2]], {"coalesce": "sum"}),
+    "a cycle": ([[0, 1, 2], [1, 2, 1]], {}),
+    "no such input": ([[0, 1], [1, 2]], {"inputs": [0, -1]}),
+    "an input far away": ([[0, 1], [1, 2]], {"inputs": [0, 2**40]}),
+    "an input with edges": ([[0, 1], [1, 2]], {"inputs": {"a": [0], "b": [1]}}),
+    "an empty group": ([[0, 1], [1, 2]], {"outputs": []}),
+    "no such label": ([[0, 1], [1, 2]], {"activation": {7: "relu"}}),
+    "no such name": ([[0, 1], [1, 2]], {"activation": {2: "reluu"}}),
+    "an input with relu": ([[0, 1], [1, 2]], {"activation": {1: "tanh", 0: "relu"}}),
+    "an input with a bias": ([[0, 1], [1, 2]], {"bias": {1: 1.0, 0: 0.0}}),
+    "a bias of no number": ([[0, 1], [1, 2]], {"bias": {1: 1.0, 2: "x"}}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_refuses_ids_in_the_same_words(name):
+    edges, options = WRONG[name]
+    said = []
+    with Elsewhere():
+        for device in ("cpu", DEVICE):
+            own = torch.tensor(edges, dtype=torch.int64).to(device)
+            with pytest.raises(graphnn.GraphError) as error:
+                graphnn.from_edges(own, **options)
+            said.append(str(error.value))
+    assert said[0] == said[1]
+
+
 def first_pair(net):
     return tuple(net.graph.edge_index[:, 0].tolist())
 

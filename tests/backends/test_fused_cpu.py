@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from cases import CASES
 
 import graphnn
+from graphnn.backends import fused_cpu_schedule
 
 
 @pytest.fixture
@@ -212,6 +214,38 @@ def test_changing_the_weight_before_backward_is_noticed(rng):
         net.weight.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         outputs.sum().backward()
+
+
+def test_the_gradient_reads_what_was_saved(rng):
+    net = sparse_network(rng, dtype=torch.float64)
+    x = torch.randn(20, 80, generator=rng, dtype=torch.float64)
+    expected = gradients(net, x)
+    inputs = x.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda kept: kept):
+        outputs = net(inputs)
+    with torch.no_grad():
+        net.weight.add_(1.0)
+    by_all = torch.autograd.grad(outputs.square().sum(), (net.weight, net.bias, inputs))
+    for found, own in zip(by_all, expected[1:], strict=True):
+        assert torch.equal(found, own)
+
+
+def test_inputs_are_let_go_after_the_backward_pass(rng):
+    net = sparse_network(rng)
+    inputs = torch.randn(20, 80, generator=rng)
+    kept = weakref.ref(inputs)
+    loss = net(inputs).sum()
+    loss.backward()
+    del inputs
+    assert kept() is None
+    assert loss.grad_fn is not None
+
+
+def test_what_is_remembered_of_batch_sizes_is_bounded(rng):
+    net = sparse_network(rng)
+    for batch in range(1, 50):
+        net(torch.zeros(batch, 80))
+    assert len(fused_cpu_schedule.schedule_of(net.plan).compiled) <= 4
 
 
 def test_names_every_reason(rng):

@@ -101,6 +101,35 @@ def test_preactivations(rng, activation):
     close((own.values, own.preactivations), (expected.values, expected.preactivations), 1e-12)
 
 
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "mixed"])
+def test_a_level_that_reads_several_levels_of_shuffled_neurons(
+    rng, threads, activation, num_threads
+):
+    threads(num_threads)
+    # Neurons have their own activations, and ids that tell nothing of the levels.
+    sizes = (90, 140, 150)
+    starts = (0, 90, 230)
+    pieces = []
+    for below, above in ((0, 1), (0, 2), (1, 2)):
+        cells = torch.rand(sizes[above], sizes[below], generator=rng) < 0.7
+        cells[torch.arange(sizes[above]), torch.arange(sizes[above]) % sizes[below]] = True
+        target, source = cells.nonzero().t()
+        pieces.append(torch.stack([starts[below] + source, starts[above] + target]))
+    edges, ids = torch.cat(pieces, 1), torch.randperm(sum(sizes), generator=rng)
+    edges = ids[edges[:, torch.randperm(edges.shape[1], generator=rng)]]
+    of_neuron = ["tanh", "gelu", "relu", "sin"] if activation == "mixed" else [activation]
+    names = [of_neuron[i % len(of_neuron)] for i in range(sum(sizes))]
+    for i in range(sizes[0]):
+        names[int(ids[i])] = "identity"
+    graph = graphnn.NeuronGraph(edges, inputs=ids[: sizes[0]].tolist(), activation=names)
+    net = graphnn.Network(graph, generator=rng, backend="fused_cpu", dtype=torch.float64)
+    assert how_levels_run(net)[1] == "matrix product"
+    for batch in (1, 33, 130):
+        x = torch.randn(batch, sizes[0], generator=rng, dtype=torch.float64)
+        close(gradients(net, x), by_reference(net, x), 1e-11)
+
+
 def test_the_numbers_are_those_of_message_passing(rng, threads, monkeypatch):
     net = dense_network(rng, 211, 400)
     x = torch.randn(200, 400, generator=rng)
