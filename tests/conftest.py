@@ -1,7 +1,14 @@
 """Fixtures and options that all test files share."""
 
+import os
+
 import pytest
 import torch
+
+# Processes that test side by side share the cores: torch's threads, which wait by spinning, would
+# otherwise take them from one another.
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(max(1, torch.get_num_threads() // _PROCESSES))
 
 
 def pytest_addoption(parser):
