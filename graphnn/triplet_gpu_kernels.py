@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Numbers of a sample that a program writes; samples that it writes at a time, so that a thread has
-# sixteen gathers under way; and samples that share one reading of ids and weights.
-_COLS, _ROWS, _SAMPLES = 512, 4, 16
+# Numbers of a sample that a program writes, and samples, a multiple of four, that share one reading
+# of ids and weights.
+_COLS, _SAMPLES = 512, 16
 _WARPS = 4
 
 
@@ -40,7 +40,7 @@ def write_triplets(
         return
     batch, span = out.shape[0], 3 * edges.numel()
     grid = (triton.cdiv(span, _COLS) * triton.cdiv(batch, _SAMPLES),)
-    constants: dict[str, Any] = {"COLS": _COLS, "ROWS": _ROWS, "SAMPLES": _SAMPLES}
+    constants: dict[str, Any] = {"COLS": _COLS, "SAMPLES": _SAMPLES}
     with torch.cuda.device_of(values):
         write_numbers[grid](
             values, at_target, weight.contiguous(), ends.contiguous(), edges.contiguous(), out,
@@ -57,8 +57,7 @@ _CHANGING = ["num_edges", "batch", "span", "sample_stride", "sample_stride_at_ta
 @triton.jit(do_not_specialize=_CHANGING)
 def write_numbers(
     values, at_target, weight, ends, edges, out, sample_stride, stride, sample_stride_at_target,
-    stride_at_target, num_edges, batch, span, COLS: tl.constexpr, ROWS: tl.constexpr,
-    SAMPLES: tl.constexpr,
+    stride_at_target, num_edges, batch, span, COLS: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
     """Writes a piece of the `span` = 3 M numbers of some samples, neighbours by neighbours.
 
@@ -84,18 +83,36 @@ def write_numbers(
     sample_step = tl.where(
         is_target, sample_stride_at_target.to(tl.int64), sample_stride.to(tl.int64)
     )
-    top = (program // blocks) * SAMPLES
-    for start in range(0, SAMPLES, ROWS):
-        sample = (top + start + tl.arange(0, ROWS)).to(tl.int64)[:, None]
-        is_sample = sample < batch
-        # Weights are the same in every sample.
-        found = tl.load(
-            state[None, :] + sample * sample_step[None, :],
-            mask=is_sample & is_value[None, :],
-            other=tl.broadcast_to(number[None, :], [ROWS, COLS]),
-        )
-        # Nobody reads them soon: the values are what the cache is for.
-        tl.store(
-            out + (sample * span + column[None, :]), found, mask=is_sample & is_number[None, :],
-            cache_modifier=".cs",
-        )  # fmt: skip
+    # Samples lie apart, so that no product with their numbers is seen to be a multiple of four:
+    # Triton would store four numbers a thread, for which threads would have to meet. And they come
+    # one after the other: of a tile of samples x numbers, along neither of which anything is known
+    # to lie side by side, some versions have neighbouring threads load from different samples.
+    apart = tl.cdiv(batch, SAMPLES)
+    for start in range(0, SAMPLES, 4):
+        own = program // blocks + start * apart
+        two, three, four = own + apart, own + 2 * apart, own + 3 * apart
+        of_own = _gather(own, state, sample_step, number, is_value, column, span, batch)
+        of_two = _gather(two, state, sample_step, number, is_value, column, span, batch)
+        of_three = _gather(three, state, sample_step, number, is_value, column, span, batch)
+        of_four = _gather(four, state, sample_step, number, is_value, column, span, batch)
+        _store(own, of_own, out, column, span, batch)
+        _store(two, of_two, out, column, span, batch)
+        _store(three, of_three, out, column, span, batch)
+        _store(four, of_four, out, column, span, batch)
+
+
+@triton.jit
+def _gather(sample, state, sample_step, number, is_value, column, span, batch):
+    """A sample's numbers; weights, which are `number`, are the same in every sample."""
+    exists = column < tl.where(sample < batch, span, 0)
+    place = state + sample.to(tl.int64) * sample_step
+    return tl.load(place, mask=is_value & exists, other=number)
+
+
+@triton.jit
+def _store(sample, numbers, out, column, span, batch):
+    """Nobody reads them soon: the values are what the cache is for."""
+    exists = column < tl.where(sample < batch, span, 0)
+    tl.store(
+        out + (sample.to(tl.int64) * span + column), numbers, mask=exists, cache_modifier=".cs"
+    )

@@ -9,8 +9,11 @@ matrix products. Nothing is added by atomics, and nothing of size (B, E) is made
 from __future__ import annotations
 
 import os
+import shutil
+import sysconfig
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -182,14 +185,30 @@ def no_kernels_on(where: torch.device) -> list[str]:
         reasons.append(f"the weights are on {where}, not on a GPU")
     if not _has_triton():
         reasons.append("triton is not installed (pip install triton; Linux only)")
-    if where.type == "cuda" and torch.cuda.get_device_capability(where) < _OLDEST:
-        reasons.append(f"the GPU {torch.cuda.get_device_name(where)} is older than Triton knows")
+    if where.type == "cuda":
+        if torch.cuda.get_device_capability(where) < _OLDEST:
+            name = torch.cuda.get_device_name(where)
+            reasons.append(f"the GPU {name} is older than Triton knows")
+        if not _has_compiler():
+            reasons.append(
+                "triton starts kernels by code that it compiles here, and there is no C compiler "
+                "with Python's headers (install gcc or clang, and python3-dev)"
+            )
     return reasons
 
 
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
+
+
+@cache
+def _has_compiler() -> bool:
+    # Where Triton looks for them.
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    scheme = sysconfig.get_default_scheme()
+    scheme = "posix_prefix" if scheme == "posix_local" else scheme
+    return compiler is not None and Path(sysconfig.get_path("include", scheme), "Python.h").exists()
 
 
 def _interprets() -> bool:

@@ -215,9 +215,13 @@ class _Piece:
             self.by_pre = call.padded(by_pre[self.samples], order, self.span)
         else:
             self.gradient = call.empty(call.plan.num_neurons, self.span)
-            for level, seeded in enumerate(own.seeded):
-                if seeded or self.back.walks:
-                    self.gradient[own.level_ptr[level] : own.level_ptr[level + 1]] = 0
+            if self.back.walks:
+                # At once: a launch a level would take longer than the walk.
+                self.gradient.zero_()
+            else:
+                for level, seeded in enumerate(own.seeded):
+                    if seeded:
+                        self.gradient[own.level_ptr[level] : own.level_ptr[level + 1]] = 0
         if by_output is not None:
             to, given = self.gradient[:, : self.count], by_output[self.samples].t()
             if own.outputs_repeat:

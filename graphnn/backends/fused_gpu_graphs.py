@@ -10,7 +10,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from threading import RLock
+from threading import Lock, RLock
 from typing import Literal
 from weakref import WeakSet
 
@@ -26,6 +26,8 @@ _Key = tuple[torch.device, int, Hashable, Hashable]
 _CAPTURED_AT = 3
 # Calls that a plan's memory has room for, captured ones and those that are still counted.
 _MOST = 8
+# A process captures one graph at a time, and no thread may wait for a device that captures.
+_CAPTURING = Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +62,13 @@ def capture(compute: Compute, tensors: Tensors) -> Captured:
         compute(*given)
         with torch.cuda.device_of(next(t for t in given if t is not None)):
             graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-            # What other threads do meanwhile, such as copying the next batch, is no part of it.
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            # What other threads do meanwhile, such as copying the next batch, is no part of it. A
+            # capture that fails leaves its stream the current one: the outer context does not.
+            with (
+                _CAPTURING,
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+            ):
                 results = compute(*given)
     return Captured(graph.replay, given, results)
 
@@ -100,7 +107,8 @@ class Graphs:
     def _forget(self, key: _Key) -> None:
         if isinstance(self._kept[key], Captured):
             # It may still be running.
-            torch.cuda.synchronize(key[0])
+            with _CAPTURING:
+                torch.cuda.synchronize(key[0])
         del self._kept[key]
 
     def release(self) -> None:

@@ -42,6 +42,12 @@ _CHANGING = [
 
 
 @triton.jit
+def _whole_blocks(room, COLS: tl.constexpr):
+    """`room`, seen to be a multiple of COLS; of 8 too, a thread then loads 16 bytes at a time."""
+    return room // COLS * COLS
+
+
+@triton.jit
 def _kinds(table, codes, parameters, rows, is_row):
     """(code, a, b) of the rows' activations, each (ROWS, 1)."""
     kind = tl.load(table + rows, mask=is_row, other=0)
@@ -109,6 +115,7 @@ def forward_level(
     Programs count up by rows first: those that run at one time read the same samples, whose values
     fit the cache that all share.
     """
+    stride = _whole_blocks(stride, COLS)
     program = tl.program_id(0)
     blocks = tl.cdiv(end - first, ROWS)
     rows = first + (program % blocks) * ROWS + tl.arange(0, ROWS)
@@ -127,6 +134,7 @@ def forward_walk(
     USED: tl.constexpr, KEEPS_PRE: tl.constexpr, SHIFTED: tl.constexpr,
 ):  # fmt: skip
     """Computes all levels: a program takes its samples through them, and reads no others'."""
+    stride = _whole_blocks(stride, COLS)
     cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
     for level in range(1, num_levels):
         first, end = tl.load(level_ptr + level), tl.load(level_ptr + level + 1)
@@ -149,6 +157,7 @@ def activate_level(
     KEEPS_PRE: tl.constexpr, SHIFTED: tl.constexpr,
 ):  # fmt: skip
     """Finishes a level whose sums a matrix product has left in `values`."""
+    stride = _whole_blocks(stride, COLS)
     program = tl.program_id(0)
     blocks = tl.cdiv(end - first, ROWS)
     rows = first + (program % blocks) * ROWS + tl.arange(0, ROWS)
@@ -222,6 +231,7 @@ def backward_level(
     PRE_SEEDED: tl.constexpr, DOTS: tl.constexpr,
 ):  # fmt: skip
     """Gradients by the preactivations of one level, and by the weights of its outgoing edges."""
+    stride, span = _whole_blocks(stride, COLS), _whole_blocks(span, COLS)
     program = tl.program_id(0)
     blocks = tl.cdiv(end - first, ROWS)
     rows = first + (program % blocks) * ROWS + tl.arange(0, ROWS)
@@ -243,6 +253,7 @@ def backward_walk(
     PRE_SEEDED: tl.constexpr, DOTS: tl.constexpr,
 ):  # fmt: skip
     """All levels downwards: a program takes block after block of samples through them."""
+    stride, span = _whole_blocks(stride, COLS), _whole_blocks(span, COLS)
     program = tl.program_id(0)
     own = by_weight + program.to(tl.int64) * width
     for block in range(program, num_blocks, tl.num_programs(0)):

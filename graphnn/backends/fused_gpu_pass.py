@@ -38,6 +38,8 @@ ACCUMULATED = {
 _SMALL_STATE = 1 << 28
 # Elements of a tile of one level.
 _TILE = 1024
+# Elements of a state that 32 bits count, which spares a seventh of the instructions of an edge.
+_COUNTED_BY_32_BITS = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +59,11 @@ class Pass:
         self.dtype, self.accumulated = weight.dtype, ACCUMULATED[weight.dtype]
         self.stride = stride_of(batch) if batch else 0
         self.launches: Launches = launches(self.own, batch, weight.element_size())
-        # 32 bits spare some of the few instructions that an edge takes.
-        small = plan.num_neurons * self.stride < 2**31
-        self.index = torch.int32 if small else torch.int64
+        self.index = self._type_of_places(plan.num_neurons)
+
+    def _type_of_places(self, rows: int) -> torch.dtype:
+        """What counts the elements of a state of that many rows."""
+        return torch.int32 if rows * self.stride <= _COUNTED_BY_32_BITS else torch.int64
 
     def tile(self, walks: bool, elements: int) -> Tile:
         """The tile of a walk, or of that many elements for one level."""
@@ -79,8 +83,9 @@ class Pass:
         return state
 
     def by_sample(self, state: Tensor, rows: Tensor | slice) -> Tensor:
-        """(B, len(rows)) from rows of a state."""
-        return take(state, rows)[:, : self.batch].t().contiguous()
+        """(B, len(rows)) from rows of a state, in memory of its own, which keeps no state alive."""
+        found = take(state, rows)[:, : self.batch].t()
+        return found.clone(memory_format=torch.contiguous_format)
 
     def launch(self, kernel: Any, tile: Tile, grid: int, *arguments: Any, **constants: Any) -> None:
         """Starts `grid` programs, each on a tile."""
@@ -124,6 +129,8 @@ class Pass:
     def infer(self, bias: Tensor, inputs: Tensor, offset: Tensor | None) -> Tensor:
         """The (B, n_out) outputs, from a state no longer than the levels that are still read."""
         ring = self.own.ring
+        if offset is None:
+            self.index = self._type_of_places(ring.size)
         values = self.empty(ring.size)
         shift = None if offset is None else self.padded(offset, self.plan.neuron_order)
         forward = _Forward(self, bias, values, None, shift, ring.source, ring.size)

@@ -13,7 +13,7 @@ _SMALLEST_BLOCK, LARGEST_BLOCK = 8, 64
 # Python, of a launch within a captured graph, of a level of a walk, and of the copies into and out
 # of a captured graph; edge x sample products a second of all multiprocessors, and of one whose
 # level fits its own cache, or all of whose levels fit the common one, or neither.
-_LAUNCH, _NODE, _STEP, _AROUND, _ALL = 1e-5, 2.5e-6, 2e-6, 8e-5, 1.2e12
+_LAUNCH, _NODE, _STEP, _AROUND, _ALL = 2e-5, 2.5e-6, 2e-6, 8e-5, 1.2e12
 _ONE = (1.5e10, 0.9e10, 0.3e10)
 _OWN_CACHE, _COMMON_CACHE, _MULTIPROCESSORS = 190_000, 40_000_000, 132
 # Programs of a walk that a GPU runs at one time.
@@ -60,9 +60,10 @@ def walk_tile(batch: int, widest: int) -> Tile:
     """The tile of kernels that run all levels: few samples, so that many programs share a batch."""
     cols = min(16 if batch <= 16 * _MULTIPROCESSORS else 32, stride_of(batch))
     # At most sixteen warps: as two such programs run at a time, a multiprocessor has enough to do,
-    # and a level of a thousand neurons stays in its cache.
-    rows = min(max(8, _power_of_two(widest)), 4096 // cols)
-    return Tile(rows, cols, max(1, min(16, rows * cols // 256)))
+    # and a level of a thousand neurons stays in its cache. At least two threads a row, see above.
+    room = max(16, cols)
+    rows = min(max(8, _power_of_two(widest)), 4096 // room)
+    return Tile(rows, cols, max(1, min(16, rows * room // 256)))
 
 
 def launches(own: Schedule, batch: int, element_size: int) -> Launches:

@@ -8,6 +8,8 @@ small here, and what only large ones do is brought about by lowering the limits.
 # pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
 # pyright: reportArgumentType=false
 
+import sysconfig
+
 import pytest
 import torch
 from cases import CASES
@@ -276,6 +278,22 @@ def test_without_a_gpu_or_triton_it_says_so(rng, monkeypatch):
     assert net.backend_report(x).backend != "fused_gpu"
 
 
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    monkeypatch.setattr(fused_gpu, "_has_compiler", fused_gpu._has_compiler.__wrapped__)
+    monkeypatch.setattr(fused_gpu.shutil, "which", lambda _name: None)
+    headers = sysconfig.get_path("include")
+    for compiler, folder, runs in (
+        ("cc", headers, True),
+        ("cc", "/nowhere", False),
+        ("", "", False),
+    ):
+        monkeypatch.setenv("CC", compiler)
+        monkeypatch.setattr(fused_gpu.sysconfig, "get_path", lambda *_, own=folder: own)
+        reasons = " ".join(fused_gpu.no_kernels_on(torch.device("cuda")))
+        assert ("no C compiler with Python's headers" not in reasons) == runs
+
+
 def test_a_plan_elsewhere_is_refused(rng):
     from graphnn.backends.base import Call
 
@@ -305,6 +323,37 @@ def test_refuses_tensors_of_other_dtypes(rng):
     assert (
         "all tensors must have the weights' dtype torch.float32 (got torch.float16, torch.float64)"
     ) in reasons
+
+
+def test_a_shorter_state_is_counted_in_32_bits(rng, device, level_by_level, monkeypatch):
+    net = layered(rng, device, sizes=(6,) * 6, activation="relu")
+    x = samples(net, 5, rng)
+    # Inference has room for two of the six levels.
+    monkeypatch.setattr(fused_gpu_pass, "_COUNTED_BY_32_BITS", 12 * 8)
+    original, kinds = fused_gpu_pass.Pass.launch, []
+
+    def recorded(self, *arguments, **constants):
+        kinds.append(self.index)
+        original(self, *arguments, **constants)
+
+    monkeypatch.setattr(fused_gpu_pass.Pass, "launch", recorded)
+    expected = net(x).detach()
+    with torch.no_grad():
+        assert torch.equal(net(x), expected)
+        shifted = net.trace(x, offset=torch.zeros(5, 36, device=device)).outputs
+    assert torch.equal(shifted, expected)
+    assert kinds == [torch.int64] * 5 + [torch.int32] * 5 + [torch.int64] * 5
+
+
+def test_one_output_keeps_no_state_alive_and_can_be_changed(rng, device):
+    net = layered(rng, device, sizes=(5, 9, 1))
+    x = samples(net, 3, rng)
+    with torch.no_grad():
+        assert net(x).untyped_storage().nbytes() == 3 * 4
+    expected = torch.autograd.grad(net(x).sum(), net.weight)[0]
+    outputs = net(x)
+    outputs += 1
+    assert torch.equal(torch.autograd.grad(outputs.sum(), net.weight)[0], expected)
 
 
 def test_places_beyond_32_bits_are_counted_in_64(rng, device, monkeypatch):

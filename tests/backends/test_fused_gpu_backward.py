@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import CASES
 from gpu_networks import agree, by_reference, gradients, layered, samples
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphnn
 from graphnn.backends import fused_gpu_backward, fused_gpu_pass
@@ -76,3 +77,24 @@ def test_products_take_their_gradient_in_pieces(rng, device, small_products, mon
     monkeypatch.setattr(fused_gpu_backward, "_PIECE_BYTES", 1)
     monkeypatch.setattr(fused_gpu_backward, "_PROGRAMS", 1)
     agree(gradients(net, x), by_reference(net, x))
+
+
+def test_one_launch_for_all_levels_has_nothing_beside_it_for_each(rng, device, monkeypatch):
+    class Counted(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.operations += 1
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(fused_gpu_pass, "launches", lambda *_: "walk")
+    monkeypatch.setattr(fused_gpu_pass.Pass, "launch", lambda *_, **__: None)
+    counts = []
+    for depth in (3, 30):
+        net = layered(rng, device, sizes=(4,) * depth, activation="relu")
+        x = samples(net, 5, rng)
+        gradients(net, x)
+        with Counted() as counted:
+            gradients(net, x)
+        counts.append(counted.operations)
+    assert counts[0] == counts[1] > 0

@@ -174,8 +174,11 @@ def test_a_capture_that_fails_is_told_once_and_the_results_are_right(monkeypatch
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(fused_gpu_graphs, "capture", fails)
+
+    def double(numbers):
+        return 2 * numbers, None
+
     own, two = Graphs(), torch.tensor([2.0])
-    double = lambda t: (2 * t, None)  # noqa: E731
     for _ in range(2):
         own.run("key", double, (two,))
     with pytest.warns(UserWarning, match=r"could not capture.*not permitted.*capturing\) and goes"):
@@ -184,41 +187,67 @@ def test_a_capture_that_fails_is_told_once_and_the_results_are_right(monkeypatch
     assert len(tries) == 1
 
 
-def test_what_is_captured_has_run_before_and_outlives_inference_mode(monkeypatch):
-    log = []
+class Machine:
+    """What a capture asks torch.cuda for, and in what order; `fails` where it ends."""
 
-    class Graph:
-        def replay(self):
-            log.append("replay")
+    def __init__(self, monkeypatch, fails=False):
+        self.log, self.fails = [], fails
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: "another stream")
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the current stream")
+        for name in ("graph", "stream"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+
+    def replay(self):
+        self.log.append("replay")
 
     @contextlib.contextmanager
-    def capturing(graph, stream, capture_error_mode):
-        assert isinstance(graph, Graph)
-        assert stream == "stream"
+    def stream(self, own):
+        assert own == "the current stream"
+        try:
+            yield
+        finally:
+            self.log.append("restore")
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream, capture_error_mode):
+        assert graph is self
+        assert stream == "another stream"
         assert capture_error_mode == "thread_local"
-        log.append("begin")
+        assert not fused_gpu_graphs._CAPTURING.acquire(blocking=False)
+        self.log.append("begin")
         yield
-        log.append("end")
+        self.log.append("end")
+        if self.fails:
+            raise RuntimeError("capture invalidated")
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", capturing)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: "stream")
-
-    def compute(x, nothing):
-        log.append("compute")
+    def compute(self, x, nothing):
+        self.log.append("compute")
         assert nothing is None
         assert not torch.is_grad_enabled()
         return (x + 1, None)
 
+
+def test_what_is_captured_has_run_before_and_outlives_inference_mode(monkeypatch):
+    machine = Machine(monkeypatch)
     with torch.inference_mode():
-        made = fused_gpu_graphs.capture(compute, (torch.ones(2).expand(3, 2), None))
+        made = fused_gpu_graphs.capture(machine.compute, (torch.ones(2).expand(3, 2), None))
     assert not made.given[0].is_inference()
     assert not made.results[0].is_inference()
     with torch.no_grad():
         first, second = (made((torch.full((3, 2), 5.0), None))[0] for _ in range(2))
     assert torch.equal(made.given[0], torch.full((3, 2), 5.0))
     assert first.data_ptr() != second.data_ptr()
-    assert log == ["compute", "begin", "compute", "end", "replay", "replay"]
+    assert machine.log == ["compute", "begin", "compute", "end", "restore", "replay", "replay"]
+
+
+def test_a_capture_that_fails_leaves_the_stream_as_it_was(monkeypatch):
+    machine = Machine(monkeypatch, fails=True)
+    with pytest.raises(RuntimeError, match="invalidated"):
+        fused_gpu_graphs.capture(machine.compute, (torch.ones(2), None))
+    assert machine.log == ["compute", "begin", "compute", "end", "restore"]
+    assert fused_gpu_graphs._CAPTURING.acquire(blocking=False)
+    fused_gpu_graphs._CAPTURING.release()
 
 
 def test_which_networks_are_captured(rng):
