@@ -132,6 +132,7 @@ def from_edges(
         generator=generator,
     )
     _check_overflow(table, net.weight.dtype)
+    _check_biases_fit(bias, net.bias.dtype)
     return net
 
 
@@ -350,3 +351,13 @@ def _check_overflow(table: EdgeTable, dtype: torch.dtype) -> None:
             f"weights must be finite in {dtype}, but that of {table.place(edge)} is "
             f"{table.weight[edge]}. Scale it, or choose a wider dtype."
         )
+
+
+def _check_biases_fit(bias: bool | Mapping[Any, SupportsFloat], dtype: torch.dtype) -> None:
+    """Refuses starting biases that are finite as given, but not in the network's dtype."""
+    for label, value in bias.items() if isinstance(bias, Mapping) else ():
+        if abs(float(value)) > torch.finfo(dtype).max:
+            raise GraphError(
+                f"biases must be finite in {dtype}, but bias[{label!r}] is {value!r}. Scale it, or "
+                "choose a wider dtype."
+            )

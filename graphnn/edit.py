@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphnn import edited, wiring
+from graphnn import edited, parameters, wiring
 from graphnn.errors import GraphError
 from graphnn.graph import Ids, NeuronGraph
 from graphnn.network import Network
@@ -166,6 +166,7 @@ def add_edges(
             f"{first} + j below: {error}"
         ) from None
     own = net.weight.detach()
+    parameters.check_generator(generator, own.device)
     if given is None:
         given = torch.empty(added.shape[1], dtype=own.dtype, device=own.device)
         given.uniform_(-1, 1, generator=generator)
@@ -176,7 +177,7 @@ def add_edges(
 
 def _read_weight(weight: Any, count: int) -> Tensor:
     try:
-        read = torch.as_tensor(weight).detach()
+        read = weight if isinstance(weight, Tensor) else torch.as_tensor(weight, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise GraphError(f"weight must be numbers, one for each added edge ({error}).") from None
     if tuple(read.shape) != (count,) or read.is_complex() or read.dtype == torch.bool:
@@ -184,7 +185,7 @@ def _read_weight(weight: Any, count: int) -> Tensor:
             f"weight must be real numbers of shape ({count},), one for each added edge (got shape "
             f"{tuple(read.shape)}, {read.dtype})."
         )
-    return read
+    return read.detach()
 
 
 def _restrict(net: Network, is_kept: np.ndarray, edge_is_kept: np.ndarray) -> Network:

@@ -250,6 +250,9 @@ class NeuronGraph:
         Raises:
             GraphError: A label is unknown, or one string was given instead of a sequence.
         """
+        if isinstance(labels, Tensor) and self._names is not None:
+            # Tensors are equal only to themselves; the labels are their numbers.
+            labels = labels.tolist()
         if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
             raise GraphError(f"labels must be a sequence of labels (got {labels!r}).")
         if self._names is None:

@@ -227,8 +227,15 @@ def weights_(net: Network, values: Mapping[tuple[Hashable, Hashable], SupportsFl
     ends = [net.graph.ids([pair[end] for pair in pairs]) for end in (0, 1)]
     edges = net.graph.edge_ids(*ends)
     weight = net.weight.detach().clone()
-    given = torch.tensor([float(value) for value in values.values()], dtype=torch.float64)
-    weight[edges.to(weight.device)] = given.to(weight.device, weight.dtype)
+    numbers = [float(value) for value in values.values()]
+    given = torch.tensor(numbers, dtype=torch.float64, device="cpu").to(weight.dtype)
+    if not given.isfinite().all():
+        place = int(given.isfinite().int().argmin())
+        raise GraphError(
+            f"weights must be finite in {weight.dtype}, but values[{pairs[place]!r}] is "
+            f"{numbers[place]!r}. Scale it, or convert the network with net.to(dtype)."
+        )
+    weight[edges.to(weight.device)] = given.to(weight.device)
     return _set(net, weight)
 
 

@@ -218,7 +218,8 @@ class Labelled:
                 )
             values[neuron] = None
         biased = np.array([value is not None for value in values], bool)
-        return biased, torch.tensor([v for v in values if v is not None], dtype=torch.float64)
+        given = [value for value in values if value is not None]
+        return biased, torch.tensor(given, dtype=torch.float64, device="cpu")
 
     def _names(self, header: Header | None) -> tuple[Hashable, ...] | None:
         labels = self.labels

@@ -33,7 +33,8 @@ def read_values(value: Any, name: str) -> Tensor | None:
     if value is None:
         return None
     try:
-        tensor = torch.as_tensor(value)
+        # as_tensor would move a tensor to torch's default device.
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise GraphError(
             f"{name} must be a tensor, an array or a list of numbers ({error})."

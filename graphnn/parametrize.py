@@ -253,7 +253,8 @@ def _integers(values: Any, what: str) -> Tensor:
     kind = str(array.dtype).removeprefix("torch.")
     if not kind.startswith(("int", "uint")):
         raise GraphError(f"{what} (got {kind} of shape {tuple(array.shape)}).")
-    return torch.as_tensor(array).detach().to(torch.int64, copy=True)
+    read = array if isinstance(array, Tensor) else torch.as_tensor(array)
+    return read.detach().to(torch.int64, copy=True)
 
 
 def _read_sign(sign: Any) -> Tensor:
@@ -288,7 +289,7 @@ def _read_index(index: Any) -> tuple[Tensor, int]:
 
 
 def _read_mask(mask: Any) -> Tensor:
-    mask = torch.as_tensor(mask)
+    mask = mask if isinstance(mask, Tensor) else torch.as_tensor(mask)
     if mask.dtype != torch.bool:
         raise GraphError(
             f"mask must hold bools, True where an entry is frozen (got shape {tuple(mask.shape)}, "

@@ -765,6 +765,7 @@ def test_given_numbers_need_no_random_state():
         ({"h": float("nan")}, r"bias\['h'\] is nan"),
         ({"h": "0.5"}, r"bias\['h'\] is '0.5'"),
         ({"h": None}, r"bias\['h'\] is None"),
+        ({"h": 1e39}, r"finite in torch\.float32, but bias\['h'\] is 1e\+39"),
     ],
 )
 def test_bad_biases_are_refused(bias, message):

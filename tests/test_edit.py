@@ -244,6 +244,11 @@ def test_added_weights_are_drawn_from_the_new_fan_in():
     assert torch.equal(drawn, again)
 
 
+def test_added_weights_are_drawn_by_a_generator_only(rng):
+    with pytest.raises(GraphError, match=r"must be a torch\.Generator \(got int\)"):
+        add_edges(small(rng), [[0], [5]], generator=3)  # pyright: ignore[reportArgumentType]
+
+
 def test_given_weights_draw_nothing(rng):
     before = torch.random.get_rng_state()
     add_edges(small(rng), [[0], [5]], weight=np.array([1.0], np.float32))

@@ -107,6 +107,8 @@ def test_edges_of_level_refuses():
 def test_ids_of_labels():
     graph = graphnn.NeuronGraph(DIAMOND, names=["in", ("tuple", 1), 7, "out"])
     assert graph.ids(["out", 7, ("tuple", 1), 7]).tolist() == [3, 2, 1, 2]
+    numbered = graphnn.NeuronGraph(DIAMOND, names=[9, 8, 7, 6])
+    assert numbered.ids(torch.tensor([6, 9])).tolist() == [3, 0]
     assert graph.ids([]).tolist() == []
     assert graph.ids([]).dtype == torch.int64
     assert graphnn.NeuronGraph(DIAMOND).ids([3, 0]).tolist() == [3, 0]

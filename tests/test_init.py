@@ -111,6 +111,7 @@ def test_weights_by_id_where_there_are_no_names():
         ({("a", "h"): 5.0, ("h", "a"): 1.0}, "there is none from 'h' .* to 'a'"),
         ({("a", "h"): 5.0, ("h", "y"): float("nan")}, r"values\[\('h', 'y'\)\] is nan"),
         ({("a", "h"): "5"}, r"is '5'"),
+        ({("a", "h"): 5.0, ("h", "y"): -1e39}, r"finite in torch\.float32, .*'y'\)\] is -1e\+39"),
     ],
 )
 def test_bad_values_set_nothing(values, message):

@@ -176,7 +176,7 @@ def reduce(
     outer = [place for place in range(ids.dim()) if place not in inner]
     read = ids.permute(*outer, *inner)
     count = read.shape[len(outer) :].numel()
-    weight = torch.full(read.shape, 1 / count if averages else 1.0, dtype=torch.float64)
+    weight = read.new_full(read.shape, 1 / count if averages else 1.0, dtype=torch.float64)
     reduced = assembly.mean(read, len(outer), weight)
     if not keepdim:
         return reduced

@@ -76,16 +76,16 @@ def _read_value(value: Any, ids: Tensor, net: Network) -> Tensor:
     if isinstance(value, Trace):
         return _means(value, net.graph)[ids]
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return torch.full((ids.numel(),), float(value), dtype=torch.float64)
+        return torch.full((ids.numel(),), float(value), dtype=torch.float64, device="cpu")
     try:
-        given = torch.as_tensor(value).detach()
+        given = torch.as_tensor(value, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise GraphError(
             f"value must be a number, one number for each of neurons, or a Trace ({error})."
         ) from None
     if given.is_complex() or given.dtype == torch.bool:
         raise GraphError(f"value must hold real numbers (got {given.dtype}).")
-    read = given.to("cpu", torch.float64)
+    read = given.to(torch.float64)
     if read.dim() == 0:
         return read.expand(ids.numel())
     if tuple(read.shape) != (ids.numel(),):
@@ -128,11 +128,11 @@ def _check_removable(graph: NeuronGraph, ids: np.ndarray, held: Tensor) -> None:
 def _hold(net: Network, ids: Tensor, value: Tensor) -> Network:
     graph = net.graph.to("cpu")
     count, (source, target) = graph.num_neurons, graph.edge_index
-    is_input = torch.zeros(count, dtype=torch.bool)
+    is_input = torch.zeros(count, dtype=torch.bool, device="cpu")
     is_input[graph.input_ids] = True
-    is_held = torch.zeros(count, dtype=torch.bool)
+    is_held = torch.zeros(count, dtype=torch.bool, device="cpu")
     is_held[ids] = True
-    held_at = torch.zeros(count, dtype=torch.float64)
+    held_at = torch.zeros(count, dtype=torch.float64, device="cpu")
     held_at[ids] = value
     is_constant, is_muted = is_held & ~is_input, is_held & is_input
 
@@ -141,10 +141,10 @@ def _hold(net: Network, ids: Tensor, value: Tensor) -> Network:
     # An input that is held at 0 adds nothing, even over an infinite weight.
     folded = (is_muted & (held_at != 0))[source].nonzero().flatten()
     added = weight[folded.to(weight.device)].cpu().double() * held_at[source[folded]]
-    shift = torch.zeros(count, dtype=torch.float64).index_add_(0, target[folded], added)
+    shift = torch.zeros_like(held_at).index_add_(0, target[folded], added)
     weight[is_muted[source].to(weight.device)] = 0
 
-    full = torch.zeros(count, dtype=bias.dtype)
+    full = torch.zeros(count, dtype=bias.dtype, device="cpu")
     full[graph.bias_neurons] = bias.cpu()
     moved = shift != 0
     full[moved] = (full[moved].double() + shift[moved]).to(bias.dtype)
@@ -170,8 +170,8 @@ def _rewire(
         for name, constant in zip(graph.activation, is_constant.tolist(), strict=True)
     ]
     count, num_new = graph.num_neurons, shown.numel()
-    in_output = torch.arange(count)
-    in_output[shown] = torch.arange(count, count + num_new)
+    in_output = torch.arange(count, device="cpu")
+    in_output[shown] = torch.arange(count, count + num_new, device="cpu")
     names = None
     if graph.names is not None:
         names = [*graph.names, *_new_names(graph.names, shown.tolist())]
@@ -181,7 +181,7 @@ def _rewire(
         inputs=graph.inputs,
         outputs={name: in_output[own] for name, own in graph.outputs.items()},
         activation=[*activation, *["identity"] * num_new],
-        bias=torch.cat([has_bias, torch.ones(num_new, dtype=torch.bool)]),
+        bias=torch.cat([has_bias, has_bias.new_ones(num_new)]),
         names=names,
     )
 

@@ -85,7 +85,7 @@ def circuit_edges(net: Network, x: Any, target: Target, num_edges: int) -> Tenso
     found, states = differentiate_all(own, inputs, score)
     strength = _strength(own, found, states)
     chosen = strength.sort(descending=True, stable=True).indices[: int(num_edges)]
-    is_chosen = torch.zeros(graph.num_edges, dtype=torch.bool)
+    is_chosen = torch.zeros(graph.num_edges, dtype=torch.bool, device="cpu")
     is_chosen[chosen[strength[chosen] > 0]] = True
     ends = graph.output_ids[(found.by_output != 0).any(0).cpu()]
     return torch.from_numpy(np.flatnonzero(_on_paths(graph, is_chosen.numpy(), ends.numpy())))

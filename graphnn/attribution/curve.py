@@ -175,6 +175,7 @@ def ablation_curve(
             for order in orders
         ],
         dtype=torch.float64,
+        device="cpu",
     )
     return AblationCurve(tuple(counts), measured[0], measured[1], measured[2:])
 
@@ -189,7 +190,7 @@ def _candidates(graph: NeuronGraph, neurons: Any) -> Tensor:
     if neurons is not None:
         ids = edited.read_distinct(neurons, "neurons", graph.num_neurons, "neuron")
         return torch.from_numpy(ids).sort().values
-    is_hidden = torch.ones(graph.num_neurons, dtype=torch.bool)
+    is_hidden = torch.ones(graph.num_neurons, dtype=torch.bool, device="cpu")
     is_hidden[graph.input_ids] = False
     is_hidden[graph.output_ids] = False
     return is_hidden.nonzero().flatten()
@@ -208,7 +209,8 @@ def _read_steps(steps: Any, count: int) -> list[int]:
                 f"steps must be in 2 ... {count + 1}, as {count} neurons may be ablated, or a "
                 f"sequence of numbers of ablated neurons (got {steps})."
             )
-        return torch.linspace(0, count, steps, dtype=torch.float64).round().long().tolist()
+        places = torch.linspace(0, count, steps, dtype=torch.float64, device="cpu")
+        return places.round().long().tolist()
     read = list(steps) if isinstance(steps, Iterable) else []
     if not all(_is_whole(step) for step in read) or not _is_ascending(read, count):
         raise GraphError(

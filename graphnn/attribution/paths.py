@@ -190,8 +190,7 @@ def completeness_error(
             f"scores must be real numbers of shape {expected}, one row a sample and one column a "
             f"neuron (got {shown})."
         )
-    error = torch.full((change.numel(), graph.num_levels), torch.nan, dtype=scores.dtype)
-    error = error.to(scores.device)
+    error = scores.new_full((change.numel(), graph.num_levels), torch.nan)
     for level in (~_is_bypassed(graph)).nonzero().flatten().tolist():
         own = scores[:, _neurons_of(graph, level).to(scores.device)]
         error[:, level] = own.sum(1) - change
@@ -260,6 +259,6 @@ def _is_bypassed(graph: NeuronGraph) -> Tensor:
     # An edge goes around the levels strictly between its ends; an output around all above it.
     first = torch.cat([graph.level[source[moving]], graph.level[outputs]]) + 1
     end = torch.cat([graph.level[target[moving]], torch.full_like(outputs, num_levels)])
-    count = torch.zeros(num_levels + 1, dtype=torch.int64)
+    count = torch.zeros(num_levels + 1, dtype=torch.int64, device="cpu")
     count.index_add_(0, first, torch.ones_like(first)).index_add_(0, end, -torch.ones_like(end))
     return count.cumsum(0)[:num_levels] > 0

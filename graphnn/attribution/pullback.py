@@ -62,7 +62,7 @@ def _block_sources(graph: NeuronGraph, level: Level) -> Tensor:
     """The (S,) neuron ids of a block's weight columns."""
     edges = level.edges
     if isinstance(edges, slice):
-        first = torch.arange(edges.start, edges.start + level.pool_size)
+        first = torch.arange(edges.start, edges.start + level.pool_size, device="cpu")
     else:
         first = edges[: level.pool_size].cpu()
     return graph.edge_index[0][first].to(level.neurons.device)
@@ -78,8 +78,8 @@ def _reversed_edges(graph: NeuronGraph) -> _Reversed:
             NeuronGraph(
                 torch.stack([target[edges], source[edges] + count]),
                 num_neurons=2 * count,
-                inputs=torch.arange(count),
-                outputs=torch.arange(count, 2 * count),
+                inputs=torch.arange(count, device="cpu"),
+                outputs=torch.arange(count, 2 * count, device="cpu"),
                 bias=False,
             ),
             edges,

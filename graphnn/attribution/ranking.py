@@ -63,7 +63,7 @@ def aggregate(
             f"(got {own.numel()})."
         )
     found = own.unique()
-    missing = (found != torch.arange(found.numel())).nonzero()
+    missing = (found != torch.arange(found.numel(), device="cpu")).nonzero()
     if missing.numel():
         raise GraphError(
             f"clusters must be numbered 0, 1, 2 ... without a gap, but no sample is in cluster "

@@ -59,7 +59,7 @@ def _read_classes(target: Any, count: int, batch: int) -> Tensor:
                 f"target must be a class index in 0 ... {count - 1}, as there are {count} outputs "
                 f"(got {target})."
             )
-        return torch.full((batch,), target)
+        return torch.full((batch,), target, device="cpu")
     classes = wiring.read_ids(target, "target", count, kind="class")
     if classes.numel() != batch:
         raise GraphError(

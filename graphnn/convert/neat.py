@@ -267,8 +267,8 @@ class _Body:
             ) from None
         net = Network(
             graph,
-            torch.tensor([weight for *_, weight in edges], dtype=torch.float64),
-            torch.tensor([neuron.bias for neuron in biased], dtype=torch.float64),
+            torch.tensor([weight for *_, weight in edges], dtype=torch.float64, device="cpu"),
+            torch.tensor([neuron.bias for neuron in biased], dtype=torch.float64, device="cpu"),
             backend=backend,
             dtype=torch.get_default_dtype() if dtype is None else dtype,
             device=torch.get_default_device() if device is None else device,

@@ -281,7 +281,7 @@ def _read_by(
             "by must be 'weight', 'contribution' or a tensor of scores of the edges, real numbers "
             f"(got {type(by).__name__}{kind})."
         )
-    scores = torch.as_tensor(by).detach()
+    scores = by.detach() if isinstance(by, Tensor) else torch.as_tensor(by, device="cpu")
     edges = net.graph.num_edges
     if tuple(scores.shape) == (edges,):
         return "score", scores[None]

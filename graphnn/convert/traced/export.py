@@ -151,7 +151,7 @@ class _Writer:
         factor, addend = made_of.factor[trained], made_of.addend[trained]
         if entry.numel() == 0:
             return
-        known = torch.full((int(entry.max()) + 1,), float("nan"), dtype=torch.float64)
+        known = wanted.new_full((int(entry.max()) + 1,), float("nan"))
         known[entry] = wanted
         self._check_ties(known[entry] != wanted, entry)
         lost = (factor == 0) & (wanted.to(dtype) != addend.to(dtype))
@@ -166,7 +166,7 @@ class _Writer:
         for owner in self.conversion.entries.owners:
             own = known[owner.first : owner.first + owner.value.numel()]
             # Numbers that no edge reads, or that are scaled by 0, stay as they are.
-            padded = torch.full((owner.value.numel(),), float("nan"), dtype=torch.float64)
+            padded = known.new_full((owner.value.numel(),), float("nan"))
             padded[: own.numel()] = own
             value = torch.where(padded.isnan(), owner.value.reshape(-1), padded)
             self._put(owner, value.view(owner.value.shape))
@@ -179,7 +179,9 @@ class _Writer:
             return
         number = int(entry[differs][0])
         owner = self._owner(number)
-        place = torch.unravel_index(torch.tensor(number - owner.first), owner.value.shape)
+        place = torch.unravel_index(
+            torch.tensor(number - owner.first, device="cpu"), owner.value.shape
+        )
         where = ", ".join(str(int(i)) for i in place)
         raise ConversionError(
             f"edges that share {owner.label}[{where}] must have one weight, but theirs differ. "
