@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     add("--threads", type=int, nargs="+", default=[1, 2])
     add("--base", metavar="REF", help="a git revision whose graphnn is one more contender")
     add("--quick", action="store_true", help="tiny networks: to see that all of it runs")
-    add("--budget", type=float, default=1.0, help="seconds of timed rounds for a row")
+    add("--budget", type=float, default=1.0, help="seconds of rounds for a row")
     add("--patience", type=float, default=0, help="seconds to wait for a quiet machine, each time")
     add("--output", type=Path, help="file for the JSON lines; a table and plots go beside it")
     add("--list", action="store_true", help="show the cases and their contenders")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmarks.ladder import Case
 from benchmarks.problem import TRAINING, Problem
 from benchmarks.process import Failed, Gone, Pool
 from benchmarks.roofline import Roofline
-from benchmarks.worker import ONCE_SECONDS, SETTLE
+from benchmarks.worker import ONCE_SECONDS
 
 TOLERANCE = 1e-4
 # Edge x sample products that the float64 reference may take for a check, and samples at most.
@@ -32,7 +33,7 @@ class Settings:
     Args:
         rooflines: Threads -> its constants; the thread counts of the run, in order.
         chosen: Contenders to run.
-        budget: Seconds for the timed rounds of a row.
+        budget: Seconds for the rounds of a row.
         patience: Seconds to wait for a quiet machine, each time; 0 for a run as it comes.
     """
 
@@ -246,12 +247,11 @@ class Race:
         short = {name: taken for name, taken in first.items() if taken <= ONCE_SECONDS}
         first |= {name: timed(name, taken) for name, taken in short.items()}
         times: dict[str, list[float]] = {name: [] for name in first}
-        spent = 0.0
+        start = time.perf_counter()
         for done in range(MOST_ROUNDS):
-            if done >= LEAST_ROUNDS and spent > self.settings.budget:
+            if done >= LEAST_ROUNDS and time.perf_counter() - start > self.settings.budget:
                 break
             for name, estimate in first.items():
                 if name not in skipped and estimate <= ONCE_SECONDS:
                     times[name].append(timed(name, estimate))
-                    spent += 2 * times[name][-1] + SETTLE
         return {name: taken or [first[name]] for name, taken in times.items()}

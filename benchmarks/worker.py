@@ -18,8 +18,11 @@ from typing import Any
 
 # A call that takes longer than this is timed as it comes, without an untimed one before it.
 ONCE_SECONDS = 0.4
-# Shorter calls are repeated for about this long, and the mean is taken.
-REPEAT_SECONDS = 1e-2
+# Shorter calls follow one another for at least this long before any is timed, as in training: after
+# a rest the caches are somebody else's, and it takes several calls until they are the caller's.
+WARM_SECONDS = 0.1
+# The timed calls take about this long, and their mean is taken.
+REPEAT_SECONDS = 2e-2
 # Longer than OpenMP's threads spin.
 SETTLE = 0.02
 
@@ -121,7 +124,10 @@ class Worker:
         run = self._run(mode)
         if estimate <= ONCE_SECONDS:
             time.sleep(SETTLE)
+            start = time.perf_counter()
             run()
+            while time.perf_counter() - start < WARM_SECONDS:
+                run()
         count = max(1, min(1000, int(REPEAT_SECONDS / estimate)))
         result = None
         start = time.perf_counter()

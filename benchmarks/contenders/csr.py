@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.contenders.levels import Level, Levels
+from benchmarks.contenders.levels import Level, Walk
 from benchmarks.contenders.memory import too_large
 from benchmarks.problem import FORWARD, Problem
 
 
-class TorchCsr(Levels):
+class TorchCsr(Walk):
     """``matrix @ values`` under torch's own autograd, which fills a dense gradient."""
 
     axis = 0
@@ -50,7 +50,7 @@ class TorchCsr(Levels):
         return gradient[torch.from_numpy(level.row), torch.from_numpy(level.column)]
 
 
-class CachedTranspose(Levels):
+class CachedTranspose(Walk):
     """The same products, with a gradient made of MKL's, over a transpose prepared once."""
 
     axis = 0

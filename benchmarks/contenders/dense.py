@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.contenders.levels import Levels
+from benchmarks.contenders.levels import Runner, Walk
 from benchmarks.contenders.memory import too_large
 from benchmarks.problem import Problem
 
 
-class MaskedLinear(Levels):
+class MaskedLinear(Walk):
     """F.linear with zeros for the missing edges; they stay zero because their gradient is masked.
 
     A weight that starts masked need not be masked again in every forward pass.
@@ -57,7 +57,7 @@ class MaskedLinear(Levels):
         return gradient[self.places[index]]
 
 
-class Sequential(Levels):
+class Sequential(Runner):
     """The nn.Sequential that a dense network is."""
 
     axis = 1

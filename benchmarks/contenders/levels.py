@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,13 +109,8 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Levels:
-    """The walk, the outputs and the order of the gradients.
+    """A problem's levels, their parameters, and the order of the gradients."""
 
-    A subclass has `axis`, along which neurons run in a state, and `product`.
-    """
-
-    axis: int
-    weights: list[Tensor]
     biases: list[Tensor]
 
     def __init__(self, problem: Problem) -> None:
@@ -125,6 +121,34 @@ class Levels:
         place = np.searchsorted(last, problem.outputs)
         in_order = np.array_equal(last, problem.outputs)
         self.output_places = None if in_order else torch.from_numpy(place)
+
+    def values(self, index: int) -> Tensor:
+        """The weights of a level, in the order of its edges."""
+        return torch.from_numpy(self.problem.weight[self.levels[index].edges])
+
+    def by_edge(self, index: int, gradient: Tensor) -> Tensor:
+        """A level's gradient as (E_l,)."""
+        return gradient
+
+    def in_graph_order(self, gradients: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """(E,) and (K,)."""
+        count = len(self.levels)
+        weight = np.empty(self.problem.num_edges, np.float32)
+        bias = np.empty(self.problem.bias.size, np.float32)
+        for index, level in enumerate(self.levels):
+            weight[level.edges] = self.by_edge(index, gradients[index])
+            bias[self.bias_slots[index]] = gradients[count + index].flatten()
+        return weight, bias
+
+
+class Runner(Levels, ABC):
+    """A contender that runs levels.
+
+    A subclass has `axis`, along which neurons run in a state, and `forward`.
+    """
+
+    axis: int
+    weights: list[Tensor]
 
     @classmethod
     def unsupported(cls, problem: Problem, mode: str, samples: int) -> str | None:
@@ -140,13 +164,25 @@ class Levels:
         """(B, n), or neuron-major."""
         return samples.t().contiguous() if self.axis == 0 else samples
 
-    def values(self, index: int) -> Tensor:
-        """The weights of a level, in the order of its edges."""
-        return torch.from_numpy(self.problem.weight[self.levels[index].edges])
+    @abstractmethod
+    def forward(self, x: Any) -> Any:
+        """The outputs, or states that hold them."""
 
+    def gradients(self, x: Tensor, seed: Tensor) -> Any:
+        """By every level's weights, then by every level's biases."""
+        return torch.autograd.grad(self.forward(x), [*self.weights, *self.biases], seed)
+
+    def outputs(self, found: Any) -> np.ndarray:
+        """(B, n_out)."""
+        return (found.t() if self.axis == 0 else found).numpy()
+
+
+class Walk(Runner):
+    """The walk over the levels; a subclass has `product`."""
+
+    @abstractmethod
     def product(self, index: int, pool: Tensor) -> Tensor:
         """The preactivations of a level, from its joined pool."""
-        raise NotImplementedError
 
     def forward(self, x: Any) -> Any:
         """Runs the network level by level; a level's values go after their last reader."""
@@ -162,25 +198,3 @@ class Levels:
         if self.output_places is None:
             return last
         return last.index_select(self.axis, self.output_places)
-
-    def gradients(self, x: Tensor, seed: Tensor) -> Any:
-        """By every level's weights, then by every level's biases."""
-        return torch.autograd.grad(self.forward(x), [*self.weights, *self.biases], seed)
-
-    def outputs(self, found: Any) -> np.ndarray:
-        """(B, n_out)."""
-        return (found.t() if self.axis == 0 else found).numpy()
-
-    def by_edge(self, index: int, gradient: Tensor) -> Tensor:
-        """A level's gradient as (E_l,)."""
-        return gradient
-
-    def in_graph_order(self, gradients: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        """(E,) and (K,)."""
-        count = len(self.levels)
-        weight = np.empty(self.problem.num_edges, np.float32)
-        bias = np.empty(self.problem.bias.size, np.float32)
-        for index, level in enumerate(self.levels):
-            weight[level.edges] = self.by_edge(index, gradients[index])
-            bias[self.bias_slots[index]] = gradients[count + index].flatten()
-        return weight, bias

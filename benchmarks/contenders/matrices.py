@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from benchmarks.contenders.levels import Levels
+from benchmarks.contenders.levels import Runner
 from benchmarks.problem import FORWARD, Problem
 
 
-class _Inference(Levels):
+class _Inference(Runner):
     """What both share; states are numpy's or GraphBLAS's own, over one level below."""
 
     axis = 0
@@ -30,8 +30,8 @@ class _Inference(Levels):
         return np.ascontiguousarray(samples.numpy().T)
 
     def gradients(self, x: Any, seed: Any) -> Any:
-        """None."""
-        raise NotImplementedError
+        """None: `unsupported` refuses those cases."""
+        raise TypeError(f"{type(self).__name__} has no gradients.")
 
 
 class Scipy(_Inference):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.contenders.levels import MESSAGE_BYTES, Levels, level_bytes
+from benchmarks.contenders.levels import MESSAGE_BYTES, Walk, level_bytes
 from benchmarks.problem import Problem
 
 
-class EagerScatter(Levels):
+class EagerScatter(Walk):
     """Neuron-major ``index_add`` of gathered values times weights, under torch's autograd."""
 
     axis = 0

@@ -57,9 +57,9 @@ class NeatPython:
         return np.array(found)
 
     def gradients(self, x: Any, seed: Any) -> Any:
-        """None."""
-        raise NotImplementedError
+        """None: `unsupported` refuses those cases."""
+        raise TypeError("neat-python has no gradients.")
 
     def in_graph_order(self, gradients: Any) -> tuple[np.ndarray, np.ndarray]:
-        """None."""
-        raise NotImplementedError
+        """None: `unsupported` refuses those cases."""
+        raise TypeError("neat-python has no gradients.")
