@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import namedtuple
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from graphnn import network_summary, parameters
+from graphnn import autocast, network_inputs, network_summary, parameters
 from graphnn.backends import selection
 from graphnn.backends.base import Call
 from graphnn.backends.transforms import is_plain
@@ -201,12 +200,14 @@ class Network(nn.Module):
         """
         flat, leading = self._read_inputs(inputs, named)
         if offset is not None:
-            offset = self._read_offset(offset, leading)
+            size = self._graph.num_neurons
+            offset = network_inputs.read_offset(offset, leading, size, self.weight)
         weight = self.weight
         call = Call(self._plan, weight, self.bias, flat, offset, "all")
         values, preactivations = self._run(call)
-        narrow = _autocast_dtype(weight)
-        own = values.index_select(1, self._graph.output_ids.to(values.device))
+        narrow = autocast.dtype_of(weight)
+        # Not the graph's ids, which may be on another device.
+        own = values.index_select(1, self._plan.neuron_order[self._plan.output_position])
         return Trace(
             values=values.reshape(*leading, values.shape[-1]),
             preactivations=preactivations.reshape(*leading, values.shape[-1]),
@@ -230,9 +231,9 @@ class Network(nn.Module):
         return selection.report(self._backend, Call(self._plan, self.weight, self.bias, flat))
 
     def _run(self, call: Call) -> Any:
-        if not _is_autocast(call.weight.device):
+        if not autocast.is_active(call.weight.device):
             return selection.select(self._backend, call).run(*call)
-        narrow = _autocast_dtype(call.weight)
+        narrow = autocast.dtype_of(call.weight)
         backend = selection.select(self._backend, call)
         with torch.autocast(call.weight.device.type, enabled=False):
             if narrow is None:
@@ -269,38 +270,13 @@ class Network(nn.Module):
         self, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
     ) -> tuple[Tensor, tuple[int, ...]]:
         """The inputs as one (B, n_in) tensor, and their leading shape."""
-        groups = self._graph.inputs
-        given = _by_group(inputs, named, tuple(groups))
         weight, bias = self.weight, self.bias
-        if bias.dtype != weight.dtype or bias.device != weight.device:
-            raise GraphError(
-                f"weight and bias must have one dtype and device (got {weight.dtype} on "
-                f"{weight.device} and {bias.dtype} on {bias.device})."
-            )
-        for own, size in ((weight, self._plan.num_edges), (bias, self._graph.bias_neurons.numel())):
-            if tuple(own.shape) != (size,):
-                name = "weight" if own is weight else "bias"
-                raise GraphError(
-                    f"{name} must have shape ({size},), as it was made (got {tuple(own.shape)})."
-                )
-        autocast = _is_autocast(weight.device)
-        leading: tuple[int, ...] | None = None
-        ready = []
-        for (name, ids), x in zip(groups.items(), given, strict=True):
-            _check_input(name, x, ids.numel(), weight, autocast)
-            if leading is not None and tuple(x.shape[:-1]) != leading:
-                raise GraphError(
-                    f"all inputs must have the same leading dimensions, but {name!r} has "
-                    f"{tuple(x.shape[:-1])} after {leading}."
-                )
-            leading = tuple(x.shape[:-1])
-            ready.append(x.to(weight.dtype) if autocast else x)
-        joined = ready[0] if len(ready) == 1 else torch.cat(ready, dim=-1)
-        assert leading is not None
-        flat = joined if len(leading) == 1 else joined.reshape(math.prod(leading), joined.shape[-1])
+        sizes = self._plan.num_edges, self._graph.bias_neurons.numel()
+        network_inputs.check_parameters(weight, bias, *sizes)
+        read = network_inputs.read_inputs(self._graph.inputs, inputs, named, weight)
         if self._plan.device != weight.device:
             self._plan = build_plan(self._graph, weight.device)
-        return flat, leading
+        return read
 
     def _run_plain(self, x: Tensor) -> Any:
         """The outputs, where nothing has to be asked about the call; else None.
@@ -317,6 +293,7 @@ class Network(nn.Module):
             or not is_plain(weight, bias, x)
             or not (x.is_cpu and weight.is_cpu and bias.is_cpu)
             or not x.dtype == bias.dtype == weight.dtype
+            or x.layout is not torch.strided
             or x.dim() != 2
             or self._input_sizes != (x.shape[1],)
             or weight.numel() != plan.num_edges
@@ -327,18 +304,6 @@ class Network(nn.Module):
             return None
         run = selection.plain_run(self._backend, plan, weight.dtype)
         return None if run is None else run(plan, weight, bias, x, None, "outputs")
-
-    def _read_offset(self, offset: Tensor, leading: tuple[int, ...]) -> Tensor:
-        expected = (*leading, self._graph.num_neurons)
-        if not isinstance(offset, Tensor) or tuple(offset.shape) != expected:
-            shape = tuple(offset.shape) if isinstance(offset, Tensor) else type(offset).__name__
-            raise GraphError(
-                f"offset must have shape {expected}, one column a neuron (got {shape})."
-            )
-        autocast = _is_autocast(self.weight.device)
-        _check_placement("offset", offset, self.weight, autocast)
-        offset = offset.to(self.weight.dtype) if autocast else offset
-        return offset.reshape(math.prod(leading), expected[-1])
 
     def __str__(self) -> str:
         return network_summary.of_network(self).text()
@@ -390,64 +355,3 @@ def output_tuple(names: tuple[str, ...]) -> Any:
 
 def _rebuild_outputs(names: tuple[str, ...], values: tuple[Tensor, ...]) -> Any:
     return output_tuple(names)(*values)
-
-
-def _is_autocast(device: torch.device) -> bool:
-    kind = device.type
-    # Asking about a device that has no autocast, such as meta, is an error.
-    return kind != "meta" and torch.is_autocast_enabled(kind)
-
-
-def _autocast_dtype(weight: Tensor) -> torch.dtype | None:
-    """What autocast has a network compute in and return; None where that is its own dtype.
-
-    On a GPU it is what nn.Linear would take: float64 stays. On a CPU all stays as it is.
-    """
-    if weight.device.type != "cuda" or not _is_autocast(weight.device):
-        return None
-    dtype = torch.get_autocast_dtype("cuda")
-    return None if weight.dtype in (dtype, torch.float64) else dtype
-
-
-def _by_group(
-    inputs: tuple[Tensor, ...], named: dict[str, Tensor], names: tuple[str, ...]
-) -> list[Tensor]:
-    if inputs and named:
-        raise GraphError("inputs must come either in order or by name, not both.")
-    if named:
-        if set(named) != set(names):
-            raise GraphError(
-                f"inputs must be given for the groups {', '.join(map(repr, names))} "
-                f"(got {', '.join(map(repr, named))})."
-            )
-        return [named[name] for name in names]
-    if len(inputs) != len(names):
-        raise GraphError(
-            f"one input must be given for each of the groups {', '.join(map(repr, names))} "
-            f"(got {len(inputs)} inputs)."
-        )
-    return list(inputs)
-
-
-def _check_input(name: str, x: Tensor, size: int, weight: Tensor, autocast: bool) -> None:
-    if not isinstance(x, Tensor):
-        raise GraphError(f"input {name!r} must be a tensor (got {type(x).__name__}).")
-    if x.dim() == 0 or x.shape[-1] != size:
-        raise GraphError(
-            f"input {name!r} must have shape (*, {size}), one column a neuron "
-            f"(got {tuple(x.shape)})."
-        )
-    _check_placement(f"input {name!r}", x, weight, autocast)
-
-
-def _check_placement(name: str, x: Tensor, weight: Tensor, autocast: bool) -> None:
-    if x.device != weight.device:
-        raise GraphError(
-            f"{name} must be where the weights are: it is on {x.device}, they are on "
-            f"{weight.device}. Move one with .to()."
-        )
-    if x.dtype != weight.dtype and not (autocast and x.is_floating_point()):
-        raise GraphError(
-            f"{name} must have the weights' dtype {weight.dtype} (got {x.dtype}). Convert it, or "
-            "the network with net.to(dtype)."
-        )

@@ -22,7 +22,10 @@ STAGES = [
     ],
     ["plan+levels"],
     ["backends"],
-    ["network+network_summary+parameters+trace+triplets+triplet_kernels+triplet_gpu_kernels"],
+    [
+        "network+network_inputs+network_summary+autocast+parameters+trace"
+        "+triplets+triplet_kernels+triplet_gpu_kernels"
+    ],
     ["edit+edited+reachability", "layout", "record+labelled", "parametrize", "init"],
     ["assembly"],
     [

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import graphnn
-from graphnn import network
+from graphnn import autocast
 
 BACKENDS = ["auto", *ON_CPU]
 # Hidden neurons that read different sources, so that not every level is an nn.Linear.
@@ -456,6 +456,15 @@ def test_refuses_inputs(x, call, message):
             call(method, x)
 
 
+def test_refuses_what_is_not_dense(net, x):
+    for method in (net, net.trace):
+        with pytest.raises(graphnn.GraphError, match=r"'input' must be a dense .*sparse_coo"):
+            method(x.to_sparse())
+    offset = torch.zeros(len(x), net.graph.num_neurons).to_sparse()
+    with pytest.raises(graphnn.GraphError, match=r"offset must be a dense .*sparse_coo"):
+        net.trace(x, offset=offset)
+
+
 def test_refuses_parameters_of_two_dtypes(net, x):
     net.bias = nn.Parameter(net.bias.double())
     with pytest.raises(graphnn.GraphError, match=r"weight and bias must have one dtype and device"):
@@ -705,21 +714,21 @@ def test_under_autocast_it_stays_in_float32(rng, backend):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_under_a_gpus_autocast_it_takes_what_a_linear_layer_takes(monkeypatch, dtype):
     gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
-    assert network._autocast_dtype(gpu) is None
+    assert autocast.dtype_of(gpu) is None
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
     monkeypatch.setattr(torch, "get_autocast_dtype", {"cuda": dtype}.get)
-    assert network._autocast_dtype(gpu) == dtype
+    assert autocast.dtype_of(gpu) == dtype
     for own in (torch.float64, dtype):
-        assert network._autocast_dtype(SimpleNamespace(device=gpu.device, dtype=own)) is None
-    assert network._autocast_dtype(torch.ones(1)) is None
+        assert autocast.dtype_of(SimpleNamespace(device=gpu.device, dtype=own)) is None
+    assert autocast.dtype_of(torch.ones(1)) is None
 
 
 def test_a_backend_that_adds_in_half_precision_is_not_asked_to(rng, x, monkeypatch):
     net = graphnn.Network(skip_graph(), generator=rng, backend="reference")
     plain, traced = net(x), net.trace(x)
     expected = torch.autograd.grad(plain.bfloat16().sum(), net.weight)[0]
-    monkeypatch.setattr(network, "_is_autocast", lambda _device: True)
-    monkeypatch.setattr(network, "_autocast_dtype", lambda _weight: torch.bfloat16)
+    monkeypatch.setattr(autocast, "is_active", lambda _device: True)
+    monkeypatch.setattr(autocast, "dtype_of", lambda _weight: torch.bfloat16)
     outputs, trace = net(x.double()), net.trace(x)
     assert torch.equal(outputs, plain.bfloat16())
     assert torch.equal(trace.values, traced.values.bfloat16())

@@ -15,6 +15,9 @@ _LARGE = 1 << 22
 # Bytes of scratch that a thread keeps for its next call, for each dtype.
 _KEPT = 1 << 25
 
+# Named wherever memory is made: a default device must not reach it.
+CPU = torch.device("cpu")
+
 _own = threading.local()
 
 
@@ -22,7 +25,7 @@ def empty(count: int, dtype: torch.dtype) -> Tensor:
     """(count,) uninitialised numbers that start on a cache line."""
     size = count * dtype.itemsize
     if size < _LARGE:
-        return torch.empty(count, dtype=dtype)
+        return torch.empty(count, dtype=dtype, device=CPU)
     memory = np.empty(size + _LINE, np.uint8)
     start = -memory.ctypes.data % _LINE
     return torch.from_numpy(memory[start : start + size]).view(dtype)

@@ -32,7 +32,8 @@ def _folder() -> str:
         "lanes.py", "bits.py",
     )  # fmt: skip
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
-    usual = getattr(config, "CACHE_DIR")  # noqa: B009  (numba makes its settings at run time)
+    # By name, because numba makes its settings at run time.
+    usual = config.__dict__["CACHE_DIR"]
     root = Path(usual) if usual else folder / "__pycache__"
     if not os.access(root if root.exists() else root.parent, os.W_OK):
         root = Path.home() / ".cache" / "graphnn"
@@ -47,13 +48,13 @@ def kernel(function: Callable[..., Any]) -> Any:
     from numba import njit
     from numba.core import config
 
-    folder = _folder()
-    usual = getattr(config, "CACHE_DIR")  # noqa: B009  (numba makes its settings at run time)
-    setattr(config, "CACHE_DIR", folder)  # noqa: B010
+    settings, folder = config.__dict__, _folder()
+    usual = settings["CACHE_DIR"]
+    settings["CACHE_DIR"] = folder
     try:
         return njit(nogil=True, cache=True, error_model="numpy")(function)
     finally:
-        setattr(config, "CACHE_DIR", usual)  # noqa: B010
+        settings["CACHE_DIR"] = usual
 
 
 @cache

@@ -15,6 +15,7 @@ from torch import Tensor
 from graphnn import activation
 from graphnn.backends import fused_cpu_dense, transforms
 from graphnn.backends.base import Call, Keep, PlainRun, States
+from graphnn.backends.buffers import CPU
 from graphnn.backends.fused_cpu_gradient import Train, take_back
 from graphnn.backends.fused_cpu_op import arguments_of
 from graphnn.backends.fused_cpu_pass import DTYPES, Pass
@@ -48,7 +49,7 @@ class _Run(torch.autograd.Function):
         seeds = (first, None, None) if ctx.keep == "outputs" else (None, first, second)
         needs, saved = ctx.needs_input_grad[2:], ctx.saved_tensors
         if torch.is_grad_enabled() or not is_plain(*gradients):
-            saved = (*saved, torch.tensor(ctx.threads))
+            saved = (*saved, torch.tensor(ctx.threads, device=CPU))
             return None, None, *take_back(ctx.plan, needs, saved, seeds)
         return None, None, *ctx.call.backward(saved[0], saved[-1], seeds, needs)
 

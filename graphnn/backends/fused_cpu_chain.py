@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from graphnn.activation import Activation, apply
-from graphnn.backends.buffers import empty
+from graphnn.backends.buffers import CPU, empty
 from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
 from graphnn.backends.transforms import needs_gradient
 from graphnn.levels import Level
@@ -190,7 +190,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight = weight.contiguous()
         edge = weight.storage_offset()
     by_weight = empty(ctx.num_edges, dtype) if needs_weight else None
-    by_bias = torch.empty(ctx.num_biases, dtype=dtype) if needs_bias else None
+    by_bias = torch.empty(ctx.num_biases, dtype=dtype, device=CPU) if needs_bias else None
     last, place = ctx.chain[-1], 0 if by_weight is None else by_weight.storage_offset()
     value = kept.pop() if last.change is not None else None
     for layer in reversed(ctx.chain):

@@ -16,7 +16,7 @@ from torch import Tensor
 from graphnn.activation import apply
 from graphnn.backends import eager
 from graphnn.backends.base import Keep, States
-from graphnn.backends.buffers import empty
+from graphnn.backends.buffers import CPU, empty
 from graphnn.backends.fused_cpu_chain import IN_PLACE, SLOPES, chain_of, run_chain
 from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
 from graphnn.backends.transforms import needs_gradient
@@ -163,7 +163,9 @@ class _Backward:
         # The levels whose `by_value` is nobody else's memory.
         self.own: set[int] = set()
         self.by_weight = empty(self.plan.num_edges, self.dtype) if self.needs[0] else None
-        self.by_bias = torch.empty(ctx.num_biases, dtype=self.dtype) if self.needs[1] else None
+        self.by_bias = None
+        if self.needs[1]:
+            self.by_bias = torch.empty(ctx.num_biases, dtype=self.dtype, device=CPU)
         if ctx.keep == "outputs":
             self._receive_outputs(gradients[0])
             return
@@ -212,7 +214,7 @@ class _Backward:
         gradient = self.by_pre[index]
         if gradient is not None:
             return gradient
-        return torch.zeros(self.batch, self._size(index, None), dtype=self.dtype)
+        return torch.zeros(self.batch, self._size(index, None), dtype=self.dtype, device=CPU)
 
     def _by_first(self) -> Tensor:
         by_value, by_pre = self.by_value[0], self.by_pre[0]

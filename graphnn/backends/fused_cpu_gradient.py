@@ -86,6 +86,8 @@ class _Backward(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         plan, needs, *tensors = args
         size, dims = info.batch_size, in_dims[2:]
+        if size == 0:
+            return _no_slices(lambda *own: _Backward.apply(plan, needs, *own), dims, tuple(tensors))
         by_inputs, by_state = dims[2:4], dims[4]
         if by_state is None and by_inputs != (None, None):
             # The forward pass took all slices' samples as one batch.
@@ -132,6 +134,20 @@ def _slice(
     ]
 
 
+def _no_slices(
+    run: Callable[..., tuple[Tensor, ...]],
+    dims: tuple[int | None, ...],
+    tensors: tuple[Tensor | None, ...],
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """What no slices give, in the shapes that one gives: a sum over no slices."""
+    one = [
+        tensor if tensor is None or dim is None else tensor.sum(dim)
+        for tensor, dim in zip(tensors, dims, strict=True)
+    ]
+    results = tuple(result.new_empty(0, *result.shape) for result in run(*one))
+    return results, (0,) * len(results)
+
+
 def _over_slices(
     run: Callable[..., tuple[Tensor, ...]],
     size: int,
@@ -139,6 +155,8 @@ def _over_slices(
     tensors: tuple[Tensor | None, ...],
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     """Results and their slices' dimensions, from weight, bias, inputs and offset."""
+    if size == 0:
+        return _no_slices(run, dims, tensors)
     if dims[:2] != (None, None):
         slices = [run(*_slice(tensors, dims, i)) for i in range(size)]
         results = tuple(map(torch.stack, zip(*slices, strict=True)))

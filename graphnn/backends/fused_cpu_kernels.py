@@ -2,8 +2,8 @@
 
 A tile holds W samples of every row: row r of a tile is the W numbers from r * W on. Samples are
 independent, so a tile walks through all levels without waiting for another. Padding lanes repeat
-the tile's first sample, so that they hold nothing that a real sample does not. A tile's width is a
-value of `lanes.TAGS`.
+the tile's first sample, so that they hold nothing that a real sample does not; where samples are
+summed, their values and gradients are zeros. A tile's width is a value of `lanes.TAGS`.
 
 Neurons are computed in *runs*: consecutive positions of one level with one activation; run 0 is
 level 0. A run's values are in the rows `position + value_shift[run]`, its preactivations in
@@ -69,10 +69,10 @@ def add_shares(others, sums, first, end):
 
 
 @kernel
-def fill_matrix(cells, numbers, matrix, first, end):
-    """matrix[cells[i]] = numbers[i] for i in first ... end - 1."""
+def scatter(ids, numbers, out, first, end):
+    """out[ids[i]] = numbers[i] for i in first ... end - 1."""
     for i in range(first, end):
-        matrix[cells[i]] = numbers[i]
+        out[ids[i]] = numbers[i]
 
 
 @kernel
@@ -210,6 +210,14 @@ def add_columns(tag, numbers, first, order, position, start, first_row, end_row,
 
 
 @kernel
+def clear_padding(width, used, first_row, end_row, state):
+    """Writes zeros to the lanes from `used` on, in a tile's rows first_row ... end_row - 1."""
+    for row in range(first_row, end_row if used < width else first_row):
+        for lane in range(used, width):
+            state[row * width + lane] = 0
+
+
+@kernel
 def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, value_shift,
                   pre_shift, is_product, row_ptr, source, weight, row_bias, offset, neuron_order,
                   states, out, values, pres, first_sample, tiles, first_run, end_run, first_row,
@@ -282,8 +290,8 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
 def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by_value, by_pre,
                    neuron_order, input_column, run_ptr, code, parameter, pre_shift, is_product,
                    is_seeded, row_ptr, source, out_ptr, target, out_weight, states, gradients,
-                   by_weight, by_row, by_input, by_offset, is_first, first_sample, tiles, first_run,
-                   end_run, first_row, end_row):  # fmt: skip
+                   by_weight, by_row, by_input, by_offset, is_first, batch, first_sample, tiles,
+                   first_run, end_run, first_row, end_row):  # fmt: skip
     """Takes gradients back, run by run from the last: the forward pass of the transpose.
 
     Args:
@@ -307,13 +315,14 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
         out_ptr: (N + 1,) offsets of the positions' outgoing edges.
         target: (E,) their target positions.
         out_weight: (E,) their weights.
-        states: (tiles, rows * W) from `forward_tiles`.
+        states: (tiles, rows * W) from `forward_tiles`, with zeros in padding lanes.
         gradients: (tiles or 1, N * W) by preactivation, written.
         by_weight: (E,) added to, or empty if not wanted.
         by_row: (N,) gradients by bias, added to, or empty with `by_weight`.
         by_input: (B, n_in) written, or (0, n_in).
         by_offset: (B, N) written, or (0, N).
         is_first: Whether the first tile overwrites `by_weight` and `by_row`.
+        batch: B, the number of samples.
         first_sample: First sample of the first tile.
         tiles: Number of tiles.
         first_run: First run.
@@ -352,6 +361,8 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
                         (end - top) * width,
                     )  # fmt: skip
                 add_rows(tag, by_pre, first, neuron_order, 0, top, end, gradient, scratch)
+                # An infinite weight or slope makes NaN of the zeros that are there.
+                clear_padding(width, batch - first, top, end, gradient)
                 write_rows(tag, gradient, first, neuron_order, 0, top, end, by_offset)
                 if run == 0:
                     write_rows(tag, gradient, first, input_column, 0, top, end, by_input)

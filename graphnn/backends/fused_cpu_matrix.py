@@ -24,11 +24,12 @@ from graphnn.backends.lanes import TAGS, fma, load, plus, splat, splat_at, store
 _ONE, _SIXTEEN, _THIRTY_TWO, _SIXTY_FOUR = (TAGS[width] for width in (1, 16, 32, 64))
 # Cells of a word, and words of a panel: 384 columns are whole groups of six.
 _WORD, _PANEL_WORDS = 64, 6
-_PANEL_ROWS = 96
+_PANEL_ROWS = 384
 # Numbers of a panel's row: more than its columns, or all rows would share few places of a cache.
 _STRIDE = _WORD * _PANEL_WORDS + 16
-# Samples whose values are transposed at a time, and neurons whose gradients they multiply.
-_SAMPLES, _SUM_ROWS = 256, 48
+# Samples and words of sources whose values are transposed at a time, and neurons whose gradients
+# they multiply: what is multiplied together fits the second-level cache.
+_SAMPLES, _TURNED_WORDS, _SUM_ROWS = 256, 8, 48
 # Bytes of a row that six sums fit the registers with.
 _BLOCK = 256 if binding.get_host_cpu_features().get("avx512f") else 64
 
@@ -186,15 +187,51 @@ def _is_finite(width, state, base, pool):
 
 
 @kernel
-def _add_edge(width, weight, x, at, out, place):
-    """The row out[place] += weight * the row x[at]."""
+def _add_edge(width, weight, state, at, place):
+    """The row `place` += weight * the row `at`."""
     if width < 16:
-        sums = fma(splat(_ONE, weight), load(_ONE, x, at), load(_ONE, out, place))
-        store(out, place, sums)
+        sums = fma(splat(_ONE, weight), load(_ONE, state, at), load(_ONE, state, place))
+        store(state, place, sums)
     for lane in range(0, width - 15, 16):
-        sums = load(_SIXTEEN, out, place + lane)
-        sums = fma(splat(_SIXTEEN, weight), load(_SIXTEEN, x, at + lane), sums)
-        store(out, place + lane, sums)
+        sums = load(_SIXTEEN, state, place + lane)
+        sums = fma(splat(_SIXTEEN, weight), load(_SIXTEEN, state, at + lane), sums)
+        store(state, place + lane, sums)
+
+
+@kernel
+def _add_edges(bits, start, weight, pool, top, rows, word, words, width, state, neurons, base,
+               is_to_source):  # fmt: skip
+    """Multiplies a panel's edges one by one.
+
+    0 * inf is NaN, but an edge that is not there has no product.
+
+    Args:
+        bits: As in `add_by_target`.
+        start: As in `add_by_target`.
+        weight: As in `add_by_target`.
+        pool: As in `add_by_target`.
+        top: First neuron of the panel.
+        rows: Its neurons.
+        word: First word of the panel.
+        words: Its words.
+        width: The tile's samples.
+        state: Flat.
+        neurons: Where the row of neuron `top` begins.
+        base: Where the tile begins.
+        is_to_source: Whether neurons are added to sources, instead of sources to neurons.
+    """
+    for row in range(rows):
+        neuron = neurons + row * width
+        for i in range(word, word + words):
+            cells, edge = bits[top + row, i], start[top + row, i]
+            while cells != 0:
+                source = base + pool[i * _WORD + lowest(cells)] * width
+                if is_to_source:
+                    _add_edge(width, weight[edge], state, neuron, source)
+                else:
+                    _add_edge(width, weight[edge], state, source, neuron)
+                cells &= cells - 1
+                edge += 1
 
 
 @kernel
@@ -237,15 +274,8 @@ def add_by_target(bits, start, weight, pool, row_bias, state, base, width, first
                 wide, here = width[tile], base[tile]
                 place = here + (first + top) * wide
                 if not finite[tile]:
-                    # 0 * inf is NaN, but an edge that is not there has no product.
-                    for row in range(rows):
-                        for i in range(word, word + words):
-                            cells, edge = bits[top + row, i], start[top + row, i]
-                            while cells != 0:
-                                at = here + pool[i * _WORD + lowest(cells)] * wide
-                                _add_edge(wide, weight[edge], state, at, state, place + row * wide)
-                                cells &= cells - 1
-                                edge += 1
+                    _add_edges(bits, start, weight, pool, top, rows, word, words, wide, state,
+                               place, here, False)  # fmt: skip
                 else:
                     values, at = state, here + pool[column] * wide
                     if not consecutive:
@@ -294,15 +324,8 @@ def add_by_source(bits, start, weight, pool, gradient, base, width, first, first
                 wide, here = width[tile], base[tile]
                 at = here + (first + top) * wide
                 if not finite[tile]:
-                    for row in range(rows):
-                        for i in range(word, word + words):
-                            cells, edge = bits[top + row, i], start[top + row, i]
-                            while cells != 0:
-                                place = here + pool[i * _WORD + lowest(cells)] * wide
-                                arriving = at + row * wide
-                                _add_edge(wide, weight[edge], gradient, arriving, gradient, place)
-                                cells &= cells - 1
-                                edge += 1
+                    _add_edges(bits, start, weight, pool, top, rows, word, words, wide, gradient,
+                               at, here, True)  # fmt: skip
                 else:
                     sums, place = gradient, here + pool[column] * wide
                     if not consecutive:
@@ -352,40 +375,44 @@ def write_by_edge(bits, start, pool, state, base, gradient, gradient_base, width
     """
     none, one, word_size = np.intp(0), np.intp(1), np.intp(_WORD)
     gathered = np.zeros(_WORD * 64, state.dtype)
-    turned = np.zeros(_SAMPLES * _WORD, state.dtype)
+    turned = np.zeros(_TURNED_WORDS * _SAMPLES * _WORD, state.dtype)
     sums = np.empty(_SUM_ROWS * _WORD, state.dtype)
     neurons, tiles = bits.shape[0], base.size
-    for word in range(first_word, end_word):
-        column = word * _WORD
-        columns = min(_WORD, pool.size - column)
+    for first_turned in range(first_word, end_word, _TURNED_WORDS):
+        end_turned = min(first_turned + _TURNED_WORDS, end_word)
         end = 0
         while end < tiles or end == 0:
-            begin, place = end, 0
-            while end < tiles and place + width[end] * _WORD <= turned.size:
-                _turn(width[end], state, base[end], pool, column, columns, gathered, turned, place)
-                place += width[end] * _WORD
+            begin, samples = end, 0
+            while end < tiles and samples + width[end] <= _SAMPLES:
+                for word in range(first_turned, end_turned):
+                    column = word * _WORD
+                    place = ((word - first_turned) * _SAMPLES + samples) * _WORD
+                    _turn(width[end], state, base[end], pool, column,
+                          min(_WORD, pool.size - column), gathered, turned, place)  # fmt: skip
+                samples += width[end]
                 end += 1
             for top in range(0, neurons, _SUM_ROWS):
                 rows = min(_SUM_ROWS, neurons - top)
-                sums[:] = 0
-                for row in range(rows if begin > 0 else 0):
-                    cells, edge = bits[top + row, word], np.intp(start[top + row, word])
-                    for i in range(4):
-                        expand(by_edge, edge, cells, sums, row * _WORD + 16 * i)
-                        edge += count_16(cells)
-                        cells >>= 16
-                place = 0
-                for tile in range(begin, end):
-                    wide = width[tile]
-                    at = gradient_base[tile] + (first + top) * wide
-                    _multiply(word_size, gradient, at, wide, one, rows, wide, turned, place, sums,
-                              none)  # fmt: skip
-                    place += wide * _WORD
-                for row in range(rows):
-                    cells, edge = bits[top + row, word], np.intp(start[top + row, word])
-                    for i in range(4):
-                        compress(sums, row * _WORD + 16 * i, cells, by_edge, edge)
-                        edge += count_16(cells)
-                        cells >>= 16
+                for word in range(first_turned, end_turned):
+                    sums[:] = 0
+                    for row in range(rows if begin > 0 else 0):
+                        cells, edge = bits[top + row, word], np.intp(start[top + row, word])
+                        for i in range(4):
+                            expand(by_edge, edge, cells, sums, row * _WORD + 16 * i)
+                            edge += count_16(cells)
+                            cells >>= 16
+                    place = (word - first_turned) * _SAMPLES * _WORD
+                    for tile in range(begin, end):
+                        wide = width[tile]
+                        at = gradient_base[tile] + (first + top) * wide
+                        _multiply(word_size, gradient, at, wide, one, rows, wide, turned, place,
+                                  sums, none)  # fmt: skip
+                        place += wide * _WORD
+                    for row in range(rows):
+                        cells, edge = bits[top + row, word], np.intp(start[top + row, word])
+                        for i in range(4):
+                            compress(sums, row * _WORD + 16 * i, cells, by_edge, edge)
+                            edge += count_16(cells)
+                            cells >>= 16
             if tiles == 0:
                 break

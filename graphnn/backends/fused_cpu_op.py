@@ -19,7 +19,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from graphnn.activation import resolve
 from graphnn.backends import transforms
 from graphnn.backends.base import Keep
-from graphnn.backends.fused_cpu_pass import Pass, num_lanes
+from graphnn.backends.buffers import CPU
+from graphnn.backends.fused_cpu_cut import num_lanes
+from graphnn.backends.fused_cpu_pass import Pass
 from graphnn.backends.fused_cpu_schedule import schedule_of
 from graphnn.plan import ExecutionPlan
 
@@ -123,7 +125,8 @@ def _train(
     first, second, state = call.forward(*numbers, cast(Keep, keep), keeps_state=True)
     assert state is not None
     # Told with the state, because it decides how the state is laid out.
-    return first, weight.new_empty(0) if second is None else second, state, torch.tensor(threads)
+    told = torch.tensor(threads, device=CPU)
+    return first, weight.new_empty(0) if second is None else second, state, told
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """One pass over a plan in compiled code, forward or backward: buffers, threads, and their shares.
 
-A batch is cut into groups of 16 samples, and the groups into tiles of 64, 32 or 16. A *state* holds
-the rows of all tiles, a tile after another: what the backward pass needs of the forward pass.
+A *state* holds the rows of all tiles of a batch (`fused_cpu_cut`), a tile after another: what the
+backward pass needs of the forward pass.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,6 +16,14 @@ from torch import Tensor
 
 from graphnn.backends import buffers, compiling, fused_cpu_products, threads
 from graphnn.backends.base import Keep
+from graphnn.backends.fused_cpu_cut import (
+    PRICE_ALONE,
+    PRODUCTS_PER_STEP,
+    Piece,
+    cut_batch,
+    num_lanes,
+    widest_tile,
+)
 from graphnn.backends.fused_cpu_products import Tiles
 from graphnn.backends.fused_cpu_schedule import Product, Schedule, Step, schedule_of
 from graphnn.plan import ExecutionPlan
@@ -25,102 +31,6 @@ from graphnn.plan import ExecutionPlan
 DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 # (thread, its pieces, (first run, end run, first position, end position))
 Kernel = Callable[[int, "tuple[Piece, ...]", tuple[int, int, int, int]], None]
-
-_GROUP = 16
-# What an edge costs a sample in a tile of so many samples, relative to the widest; and how much
-# more where the values that a level reads do not fit the second-level cache.
-_COST = {64: 1.0, 32: 1.15, 16: 1.8}
-_SPILLED = 4.0
-# Bytes of a level's sources that leave room for edges in a second-level cache of 2 MiB.
-_CACHE_BYTES = 5 << 18
-# Edge x sample products below which a thread costs more than it saves.
-_PRODUCTS_PER_THREAD = 4_000_000
-# Edge x sample products below which a level is not shared between threads.
-_PRODUCTS_PER_STEP = 3_000_000
-# The price of an edge for one sample alone, in edge x sample products of a full tile.
-_PRICE_ALONE = 16
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Tiles of one width: `tiles` of them, from sample `first` on."""
-
-    width: int
-    first: int
-    tiles: int
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """How a batch is shared.
-
-    Args:
-        shares: Each thread's pieces. Or one share, whose rows several threads compute.
-        threads: How many threads.
-    """
-
-    shares: tuple[tuple[Piece, ...], ...]
-    threads: int
-
-    @property
-    def pieces(self) -> tuple[Piece, ...]:
-        """All pieces, in the order of their samples."""
-        return tuple(piece for share in self.shares for piece in share)
-
-    @cached_property
-    def widths(self) -> frozenset[int]:
-        """The widths of its tiles."""
-        return frozenset(piece.width for piece in self.pieces)
-
-    @cached_property
-    def is_by_rows(self) -> bool:
-        """Whether the threads share a level's rows instead of the samples."""
-        return len(self.shares) < self.threads
-
-
-def num_lanes(batch: int) -> int:
-    """Samples that a state has room for."""
-    return batch if batch <= 1 else -(-batch // _GROUP) * _GROUP
-
-
-def _pieces(first: int, end: int, widest: int) -> tuple[Piece, ...]:
-    pieces = []
-    for width in _COST:
-        tiles = (end - first) // (width // _GROUP) if width <= widest else 0
-        if tiles:
-            pieces.append(Piece(width, first * _GROUP, tiles))
-            first += tiles * (width // _GROUP)
-    return tuple(pieces)
-
-
-def _widest(schedule: Schedule, element_size: int) -> int:
-    """The width whose tiles cost least, by the levels' sources that fit the cache."""
-
-    def cost(width: int) -> float:
-        spills = schedule.level_sources * (width * element_size) > _CACHE_BYTES
-        spilled = int(schedule.level_edges[spills].sum())
-        return _COST[width] * (schedule.num_edges + (_SPILLED - 1) * spilled)
-
-    return min(_COST, key=cost)
-
-
-@lru_cache(maxsize=256)
-def _cut(widest: int, batch: int, work: int, largest_level: int, most_threads: int) -> Cut:
-    """Cuts a batch, each sample of which takes `work` products, `largest_level` on one level."""
-    if batch == 0:
-        return Cut(((),), 1)
-    price = _PRICE_ALONE if batch == 1 else num_lanes(batch)
-    workers = max(1, min(most_threads, work * price // _PRODUCTS_PER_THREAD))
-    groups = num_lanes(batch) // _GROUP
-    if groups < workers and largest_level * price < _PRODUCTS_PER_STEP:
-        workers = max(1, groups)
-    if batch == 1:
-        return Cut(((Piece(1, 0, 1),),), workers)
-    if groups < workers:
-        return Cut((_pieces(0, groups, widest),), workers)
-    ends = [groups * i // workers for i in range(workers + 1)]
-    shares = [_pieces(a, b, widest) for a, b in pairwise(ends)]
-    return Cut(tuple(shares), workers)
 
 
 def _contiguous(tensor: Tensor) -> np.ndarray:
@@ -165,7 +75,7 @@ def _tables_of(plan: ExecutionPlan, dtype: torch.dtype) -> _Tables:
         )  # fmt: skip
         empty = [np.empty(shape, DTYPES[dtype]) for shape in shapes]
         code, parameter = own.run_tables(DTYPES[dtype])
-        tables = _Tables(own, _widest(own, dtype.itemsize), code, parameter, *empty)
+        tables = _Tables(own, widest_tile(own, dtype.itemsize), code, parameter, *empty)
         plan.derived[key] = tables
     return tables
 
@@ -188,7 +98,7 @@ class Pass:
         self.tables = tables = _tables_of(plan, dtype)
         self.schedule = own = tables.schedule
         self.dtype, self.numpy_dtype, self.batch = dtype, DTYPES[dtype], batch
-        self.cut = _cut(tables.widest, batch, own.work, own.largest_level, most_threads)
+        self.cut = cut_batch(tables.widest, batch, own.work, own.largest_level, most_threads)
 
     def forward(
         self, weight: Tensor, bias: Tensor, inputs: Tensor, offset: Tensor | None, keep: Keep,
@@ -248,6 +158,8 @@ class Pass:
                 self._share(kernel, step, own.row_ptr)
         if cut.is_by_rows:
             kernel(0, cut.shares[0], at_end)
+        if state is not None and keeps_state:
+            self._clear_padding(state, rows.count)
         return first, second, state
 
     def backward(
@@ -305,8 +217,8 @@ class Pass:
                     own.input_column, own.run_ptr, tables.code, tables.parameter, rows.pre_shift,
                     own.is_product, own.is_seeded, own.row_ptr, own.source, back.out_ptr,
                     back.target, out_weight, states, gradients, weight_shares[mine], by_row[mine],
-                    to_input, to_offset, piece.first == share[0].first, piece.first, piece.tiles,
-                    *part,
+                    to_input, to_offset, piece.first == share[0].first, self.batch, piece.first,
+                    piece.tiles, *part,
                 )  # fmt: skip
 
         self._compile("backward", kernel)
@@ -337,7 +249,7 @@ class Pass:
         )
 
     def _empty(self, *shape: int) -> Tensor:
-        return torch.empty(*shape, dtype=self.dtype)
+        return torch.empty(*shape, dtype=self.dtype, device=buffers.CPU)
 
     def _tiles(
         self, share: tuple[Piece, ...], state: Tensor | None, rows: int
@@ -353,13 +265,20 @@ class Pass:
             start, size = piece.first * rows, piece.tiles * rows * piece.width
             yield piece, state[start : start + size].view(piece.tiles, rows * piece.width).numpy()
 
+    def _clear_padding(self, state: Tensor, rows: int) -> None:
+        """Writes zeros to the lanes of a state that no sample is in."""
+        padding = num_lanes(self.batch) - self.batch
+        if padding:
+            width = self.cut.pieces[-1].width
+            state[-rows * width :].view(rows, width).numpy()[:, -padding:] = 0
+
     def _steps(self) -> list[Step]:
         if self.batch == 0:
             return []
         if not self.cut.is_by_rows:
             return self.schedule.steps(math.inf)
-        lanes = _PRICE_ALONE if self.batch == 1 else num_lanes(self.batch)
-        return self.schedule.steps(_PRODUCTS_PER_STEP / lanes)
+        lanes = PRICE_ALONE if self.batch == 1 else num_lanes(self.batch)
+        return self.schedule.steps(PRODUCTS_PER_STEP / lanes)
 
     def _share(self, kernel: Kernel, runs: tuple[int, int], edge_ptr: np.ndarray) -> None:
         """Runs a step: each thread its samples, or its rows of a level."""

@@ -7,16 +7,13 @@ few is shared by tiles.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from graphnn.backends import buffers, compiling, threads
+from graphnn.backends.fused_cpu_cut import Piece
 from graphnn.backends.fused_cpu_schedule import Product
-
-if TYPE_CHECKING:
-    from graphnn.backends.fused_cpu_pass import Piece
 
 # Neurons, and words of 64 sources, that a thread takes at least.
 _NEURONS, _WORDS = 48, 3
@@ -130,5 +127,5 @@ def write_by_weight(
     # Never by tiles: an edge's gradient is one sum over all samples.
     _share(run, 1, words, 1, min(workers, words))
     if not is_view:
-        into, places, scatter = by_weight.numpy(), edges.numpy(), compiling.kernels().fill_matrix
-        threads.over(places.size, lambda a, b: scatter(places, by_edge, into, a, b))
+        into, places, write = by_weight.numpy(), edges.numpy(), compiling.kernels().scatter
+        threads.over(places.size, lambda a, b: write(places, by_edge, into, a, b))

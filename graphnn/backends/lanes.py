@@ -187,19 +187,48 @@ def _picked(builder, a, b, lanes):
 
 
 @intrinsic
-def _folded(_context, a):
-    """The 16 sums of the lanes that are equal modulo 16."""
+def _folded(_context, a, array, index):
+    """The products of a and the vector at array[index], summed over lanes equal modulo 16."""
 
-    def generate(_context, builder, _signature, args):
-        vector = args[0]
-        while vector.type.count > 16:
-            half = vector.type.count // 2
-            low = _picked(builder, vector, vector, list(range(half)))
-            high = _picked(builder, vector, vector, list(range(half, 2 * half)))
-            vector = builder.fadd(low, high)
-        return vector
+    def generate(context, builder, signature, args):
+        lanes = Lanes(array.dtype, 16)
+        vector = context.get_value_type(lanes)
+        kind = ir.FunctionType(vector, [vector] * 3)
+        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.{_suffix(vector)}")
+        sums = None
+        for first in range(0, args[0].type.count, 16):
+            own = _picked(builder, args[0], args[0], list(range(first, first + 16)))
+            start = builder.add(args[2], ir.Constant(args[2].type, first))
+            place = _address(context, builder, signature.args[1], args[1], start, vector)
+            other = builder.load(place, align=array.dtype.bitwidth // 8)
+            if sums is None:
+                sums = builder.fmul(own, other)
+            else:
+                sums = builder.call(fma, [own, other, sums])
+        return sums
 
-    return Lanes(a.dtype, 16)(a), generate
+    return Lanes(array.dtype, 16)(a, array, types.intp), generate
+
+
+@intrinsic
+def _store_first(_context, array, index, value, count):
+    """Writes the first `count` numbers of a vector to array[index] and what follows."""
+
+    def generate(context, builder, signature, args):
+        vector = context.get_value_type(signature.args[2])
+        place = _address(context, builder, signature.args[0], args[0], args[1], vector)
+        number, lanes = args[3].type, vector.count
+        own = ir.Constant(ir.VectorType(number, lanes), list(range(lanes)))
+        mask = builder.icmp_signed("<", own, _splat(builder, args[3], lanes))
+        align = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [vector, place.type, align, mask.type])
+        name = f"llvm.masked.store.{_suffix(vector)}.p0"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        size = ir.Constant(align, array.dtype.bitwidth // 8)
+        builder.call(function, [args[2], place, size, mask])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value, types.intp), generate
 
 
 def _adder_of_neighbours(step):
@@ -227,14 +256,16 @@ def _adder_of_neighbours(step):
 
 _add_8, _add_4, _add_2, _add_1 = (_adder_of_neighbours(step) for step in (8, 4, 2, 1))
 _SIXTEEN = TAGS[16]
+# So many edges or fewer are multiplied one by one.
+_FEW = 4
 
 
 @njit(forceinline=True)
 def _two(tag, arriving, state, source, edge):
     """The folded products of edges `edge` and `edge` + 8."""
     width = width_of(tag)
-    low = _folded(times(arriving, load(tag, state, source[edge] * width)))
-    high = _folded(times(arriving, load(tag, state, source[edge + 8] * width)))
+    low = _folded(arriving, state, source[edge] * width)
+    high = _folded(arriving, state, source[edge + 8] * width)
     return _add_8(low, high)
 
 
@@ -253,7 +284,8 @@ def _eight(tag, arriving, state, source, edge):
 def add_products(tag, arriving, state, source, start, stop, sums, is_fresh):
     """sums[edge] += the sum over lanes of arriving * state at source[edge], for start ... stop - 1.
 
-    Sixteen edges at a time, the sixteen sums over lanes are one tree of vector additions. Where
+    Sixteen edges at a time, the sixteen sums over lanes are one tree of vector additions. The last
+    of a neuron's edges are taken together with the next neuron's, whose sums are not stored. Where
     `is_fresh`, the sums are written, whatever was there.
     """
 
@@ -269,14 +301,17 @@ def _add_products(tag, arriving, state, source, start, stop, sums, is_fresh):
     def by_sixteen(tag, arriving, state, source, start, stop, sums, is_fresh):
         width = width_of(tag)
         edge = start
-        while edge + 15 < stop:
+        while edge + _FEW <= stop and edge + 16 <= source.size:
             products = _add_1(
                 _eight(tag, arriving, state, source, edge),
                 _eight(tag, arriving, state, source, edge + 1),
             )
             if not is_fresh:
                 products = plus(load(_SIXTEEN, sums, edge), products)
-            store(sums, edge, products)
+            if edge + 16 <= stop:
+                store(sums, edge, products)
+            else:
+                _store_first(sums, edge, products, stop - edge)
             edge += 16
         while edge < stop:
             product = total(times(arriving, load(tag, state, source[edge] * width)))

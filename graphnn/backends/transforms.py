@@ -33,6 +33,7 @@ def is_plain(*tensors: Tensor | None) -> bool:
     """Whether there are only numbers in memory: no tracer, no transform, no tensor subclass."""
     if (
         torch.compiler.is_compiling()
+        or torch._C._is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
     ):

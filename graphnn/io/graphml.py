@@ -148,7 +148,8 @@ def read_graphml(
     labelled = parse(path)
     try:
         record = labelled.record()
-        record.graph  # noqa: B018  (validates here what the file is to be blamed for)
+        # Validated here, where the file can be blamed.
+        _ = record.graph
     except (ConversionError, GraphError) as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from error
     return record.network(backend, dtype, device)

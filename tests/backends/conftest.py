@@ -6,7 +6,7 @@ import pytest
 import torch
 from gpu_networks import ON_GPU
 
-from graphnn import network
+from graphnn import autocast
 from graphnn.backends import fused_gpu_schedule
 
 
@@ -39,8 +39,8 @@ def half_autocast(monkeypatch):
     """Called, has networks run as under a GPU's autocast to bfloat16, wherever they are."""
 
     def start():
-        monkeypatch.setattr(network, "_is_autocast", lambda _device: True)
-        monkeypatch.setattr(network, "_autocast_dtype", lambda _weight: torch.bfloat16)
+        monkeypatch.setattr(autocast, "is_active", lambda _device: True)
+        monkeypatch.setattr(autocast, "dtype_of", lambda _weight: torch.bfloat16)
 
     return start
 

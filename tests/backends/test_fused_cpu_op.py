@@ -265,6 +265,13 @@ def test_exported_saved_and_loaded_by_another_process(net, x, tmp_path):
     assert done.stdout == "the same\n", done.stderr
 
 
+@pytest.mark.filterwarnings("ignore")  # TorchScript is on its way out.
+def test_traced_by_torchscript(net, x):
+    traced = torch.jit.trace(net, x)
+    other = torch.cat([x, 2 * x])
+    assert_same_bits(step(net, traced, other), step(net, net, other))
+
+
 # torch.func
 
 
@@ -296,6 +303,16 @@ def test_ensembles(net, x, dims):
             own = (t if d is None else t[i] for t, d in zip(many, dims, strict=True))
             wanted = run(*own)
             tree_map(lambda one, other, i=i: assert_close(one[i], other), found, wanted)
+
+
+@pytest.mark.parametrize("dims", [(None, None, 0), (0, None, None), (0, 0, 0)])
+def test_no_slices(net, x, dims):
+    rows = (*numbers(net), x)
+    none = [t if d is None else t.new_empty(0, *t.shape) for t, d in zip(rows, dims, strict=True)]
+    outputs = vmap(lambda *a: functional_call(net, {"weight": a[0], "bias": a[1]}, a[2]), dims)
+    assert outputs(*none).shape == (0, *net(x).shape)
+    found = vmap(grad(lambda *a: loss(net, *a), (0, 1, 2)), dims)(*none)
+    assert [gradient.shape for gradient in found] == [(0, *t.shape) for t in rows]
 
 
 # Of f(weight, x), the outputs.

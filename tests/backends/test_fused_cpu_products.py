@@ -167,6 +167,26 @@ def test_gradients_that_are_not_finite_stay_on_their_edges(rng):
     assert by_input[4].isfinite().all()
 
 
+@pytest.mark.parametrize("batch", [3, 17, 40])
+@pytest.mark.parametrize("infinite", ["input", "weight"])
+def test_infinity_in_a_padded_tile_gives_the_reference_s_gradients(rng, infinite, batch):
+    net = dense_network(rng, 150, 150, activation="leaky_relu", dtype=torch.float64)
+    x = torch.rand(batch, 150, generator=rng, dtype=torch.float64) + 0.5
+    if infinite == "input":
+        x[(batch - 1) // 16 * 16, 5] = math.inf
+    else:
+        with torch.no_grad():
+            net.weight[7] = math.inf
+    found = []
+    for backend in ("fused_cpu", "reference"):
+        net.backend = backend
+        own = x.clone().requires_grad_()
+        found.append(torch.autograd.grad(net(own).sum(), (net.weight, net.bias, own)))
+    assert any(part.isinf().any() for part in found[1])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11, equal_nan=True)
+
+
 def test_gradients_by_weight_alone_are_the_same(rng):
     net = dense_network(rng, 200, 300)
     x = torch.randn(100, 300, generator=rng)
