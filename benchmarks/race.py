@@ -16,7 +16,7 @@ from benchmarks.ladder import Case
 from benchmarks.problem import TRAINING, Problem
 from benchmarks.process import Failed, Gone, Pool
 from benchmarks.roofline import Roofline
-from benchmarks.worker import ONCE_SECONDS
+from benchmarks.worker import ONCE_SECONDS, WARMED_SECONDS
 
 TOLERANCE = 1e-4
 # Edge x sample products that the float64 reference may take for a check, and samples at most.
@@ -24,8 +24,6 @@ CHECKED_PRODUCTS, CHECKED_SAMPLES = 20_000_000, 16
 # Cores that other processes may take in a measurement; a disturbed one is made again.
 QUIET, ATTEMPTS = 0.15, 3
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
-# A call that takes longer than this gets no second try.
-AGAIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -247,7 +245,7 @@ class Race:
         first = {name: timed(name, float("inf")) for name in racing}
         # The first says little: nothing that it needs was in a cache, or in memory of its own.
         again = {
-            name: timed(name, taken) for name, taken in first.items() if taken <= AGAIN_SECONDS
+            name: timed(name, taken) for name, taken in first.items() if taken <= WARMED_SECONDS
         }
         first |= {name: min(taken, first[name]) for name, taken in again.items()}
         times: dict[str, list[float]] = {name: [] for name in first}

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 # A call that takes longer than this is timed as it comes, without an untimed one before it.
+WARMED_SECONDS = 2.0
+# A call that takes longer than this is not timed in every round.
 ONCE_SECONDS = 0.4
 # Shorter calls follow one another for at least this long before any is timed, as in training: after
 # a rest the caches are somebody else's, and it takes several calls until they are the caller's.
@@ -122,7 +124,7 @@ class Worker:
     def time(self, mode: str, estimate: float) -> float:
         """Seconds of one call, the mean of several where `estimate` says that it is short."""
         run = self._run(mode)
-        if estimate <= ONCE_SECONDS:
+        if estimate <= WARMED_SECONDS:
             time.sleep(SETTLE)
             start = time.perf_counter()
             run()
