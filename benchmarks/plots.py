@@ -45,12 +45,14 @@ def _draw(lines: list[Line], label: str, place: Callable[[Line], float], path: P
     settings: Any = {"svg.hashsalt": "graphnn", "svg.fonttype": "none"}
     modes = list(dict.fromkeys(line["mode"] for line in lines))
     names = list(dict.fromkeys(name for line in lines for name in line["contenders"]))
+    counts = sorted({line["threads"] for line in lines})
+    styles = {threads: "--" if threads < counts[-1] else "-" for threads in counts}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(4.6 * len(modes) + 1, 4), layout="constrained")
         panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
         for panel, mode in zip(panels, modes, strict=True):
             for number, name in enumerate(names):
-                for threads in sorted({line["threads"] for line in lines}):
+                for threads in counts:
                     points = sorted(
                         (place(line), line["contenders"][name]["rate"])
                         for line in lines
@@ -63,11 +65,16 @@ def _draw(lines: list[Line], label: str, place: Callable[[Line], float], path: P
                         marker="o",
                         markersize=4,
                         linewidth=2.2 if name == "graphnn" else 1.2,
-                        linestyle="-" if threads > 1 else "--",
-                        label=name if threads == max(line["threads"] for line in lines) else None,
+                        linestyle=styles[threads],
+                        label=name if threads == counts[-1] else None,
                     )
             panel.set(xscale="log", yscale="log", xlabel=label, title=mode)
             panel.grid(visible=True, which="major", alpha=0.3)
+        for threads in counts:
+            plural = "s" if threads > 1 else ""
+            panels[0].plot(
+                [], [], color="gray", linestyle=styles[threads], label=f"{threads} thread{plural}"
+            )
         panels[0].set_ylabel("1e9 edges x samples a second")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         figure.savefig(path, metadata={"Date": None})
