@@ -19,8 +19,9 @@ _COST = {64: 1.0, 32: 1.15, 16: 1.8}
 _SPILLED = 4.0
 # Bytes of a level's sources that leave room for edges in a second-level cache of 2 MiB.
 _CACHE_BYTES = 5 << 18
-# Edge x sample products below which a thread costs more than it saves.
-_PRODUCTS_PER_THREAD = 4_000_000
+# Edge x sample products below which a thread costs more than it saves: with half as many, two
+# threads took twice as long as one.
+_PRODUCTS_PER_THREAD = 10_000_000
 # Edge x sample products below which a level is not shared between threads.
 PRODUCTS_PER_STEP = 3_000_000
 # The price of an edge for one sample alone, in edge x sample products of a full tile.

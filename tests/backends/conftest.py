@@ -7,7 +7,7 @@ import torch
 from gpu_networks import ON_GPU
 
 from graphnn import autocast
-from graphnn.backends import fused_gpu_schedule
+from graphnn.backends import fused_cpu_cut, fused_gpu_schedule
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -32,6 +32,17 @@ def on_gpu(without_gpu):
     if not ON_GPU:
         without_gpu("there is no GPU")
     return torch.device("cuda")
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Sets the number of threads, which share small networks too."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(fused_cpu_cut, "_PRODUCTS_PER_THREAD", 100_000)
+    fused_cpu_cut.cut_batch.cache_clear()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+    fused_cpu_cut.cut_batch.cache_clear()
 
 
 @pytest.fixture

@@ -18,14 +18,6 @@ import graphnn
 from graphnn.backends import fused_cpu_schedule
 
 
-@pytest.fixture
-def threads():
-    """Sets torch's thread count for a test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def sparse_network(rng, num_levels=6, width=80, fan_in=7, activation="tanh", **options):
     """A layered network no level of which is a block."""
     source, target = [], []

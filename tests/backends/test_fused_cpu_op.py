@@ -49,14 +49,6 @@ def x(rng):
 
 
 @pytest.fixture
-def threads():
-    """Sets torch's thread count for a test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def compiled():
     """torch.compile without graph breaks, from nothing."""
     torch._dynamo.reset()

@@ -13,14 +13,6 @@ from graphnn.backends import fused_cpu_schedule
 SHAPES = [(150, 150), (211, 784), (17, 1000), (1000, 20), (103, 385)]
 
 
-@pytest.fixture
-def threads():
-    """Sets torch's thread count for a test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def dense_network(
     rng, neurons, sources, *, share=0.8, step=1, shuffled=False, activation="tanh", **options
 ):
