@@ -29,7 +29,7 @@ def _folder() -> str:
     folder = Path(__file__).parent
     files = (
         "fused_cpu_kernels.py", "fused_cpu_matrix.py", "elementwise.py", "transcendental.py",
-        "lanes.py", "bits.py",
+        "lanes.py", "bits.py", "rows.py",
     )  # fmt: skip
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
     # By name, because numba makes its settings at run time.

@@ -15,13 +15,13 @@ Imports numba: import it where it is used.
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import binding
 
 from graphnn.backends.bits import compress, count_16, expand, lowest
 from graphnn.backends.compiling import kernel
-from graphnn.backends.lanes import TAGS, fma, load, plus, splat, splat_at, store, transpose_16
+from graphnn.backends.lanes import TAGS, load, plus, splat, store, transpose_16
+from graphnn.backends.rows import add_row, copy_row, multiply, spread
 
-_ONE, _SIXTEEN, _THIRTY_TWO, _SIXTY_FOUR = (TAGS[width] for width in (1, 16, 32, 64))
+_SIXTEEN = TAGS[16]
 # Cells of a word, and words of a panel: 384 columns are whole groups of six.
 _WORD, _PANEL_WORDS = 64, 6
 _PANEL_ROWS = 384
@@ -30,8 +30,6 @@ _STRIDE = _WORD * _PANEL_WORDS + 16
 # Samples and words of sources whose values are transposed at a time, and neurons whose gradients
 # they multiply: what is multiplied together fits the second-level cache.
 _SAMPLES, _TURNED_WORDS, _SUM_ROWS = 256, 8, 48
-# Bytes of a row that six sums fit the registers with.
-_BLOCK = 256 if binding.get_host_cpu_features().get("avx512f") else 64
 
 
 @kernel
@@ -55,80 +53,6 @@ def mark(row_ptr, column, bits, start):
 
 
 @kernel
-def _one(tag, a, a0, a_step, count, x, x0, x_step, out, place):
-    """The row out[place] += the sum over k of a[a0 + k * a_step] * row k of x."""
-    sums = load(tag, out, place)
-    for k in range(count):
-        sums = fma(splat_at(tag, a, a0 + k * a_step), load(tag, x, x0 + k * x_step), sums)
-    store(out, place, sums)
-
-
-@kernel
-def _six(tag, a, a0, a_row, a_step, count, x, x0, x_step, out, place, step):
-    """Six rows at once, so that a row of x is read once for all of them; `a` has a row for each."""
-    s0, s1 = load(tag, out, place), load(tag, out, place + step)
-    s2, s3 = load(tag, out, place + 2 * step), load(tag, out, place + 3 * step)
-    s4, s5 = load(tag, out, place + 4 * step), load(tag, out, place + 5 * step)
-    for k in range(count):
-        value, at = load(tag, x, x0 + k * x_step), a0 + k * a_step
-        s0 = fma(splat_at(tag, a, at), value, s0)
-        s1 = fma(splat_at(tag, a, at + a_row), value, s1)
-        s2 = fma(splat_at(tag, a, at + 2 * a_row), value, s2)
-        s3 = fma(splat_at(tag, a, at + 3 * a_row), value, s3)
-        s4 = fma(splat_at(tag, a, at + 4 * a_row), value, s4)
-        s5 = fma(splat_at(tag, a, at + 5 * a_row), value, s5)
-    store(out, place, s0)
-    store(out, place + step, s1)
-    store(out, place + 2 * step, s2)
-    store(out, place + 3 * step, s3)
-    store(out, place + 4 * step, s4)
-    store(out, place + 5 * step, s5)
-
-
-@kernel
-def _multiply(width, a, a0, a_row, a_step, rows, count, x, x0, out, place):
-    """Rows of `width` numbers: out[i] += the sum over k of a[i, k] * x[k].
-
-    Args:
-        width: Numbers of a row of x and out: 1, 16, 32 or 64.
-        a: Holds a[i, k] at a0 + i * a_row + k * a_step.
-        a0: See `a`.
-        a_row: See `a`.
-        a_step: See `a`.
-        rows: Rows of out.
-        count: Rows of x.
-        x: Holds its rows from x0 on.
-        x0: See `x`.
-        out: Holds its rows from `place` on.
-        place: See `out`.
-    """
-    block = min(width, max(16, _BLOCK // a.itemsize))
-    row = 0
-    while row < rows:
-        together = 6 if row + 6 <= rows else 1
-        for lane in range(0, width, block):
-            i, k, o = a0 + row * a_row, x0 + lane, place + row * width + lane
-            if together == 6:
-                if block == 64:
-                    _six(_SIXTY_FOUR, a, i, a_row, a_step, count, x, k, width, out, o, width)
-                elif block == 32:
-                    _six(_THIRTY_TWO, a, i, a_row, a_step, count, x, k, width, out, o, width)
-                elif block == 16:
-                    _six(_SIXTEEN, a, i, a_row, a_step, count, x, k, width, out, o, width)
-                else:
-                    _six(_ONE, a, i, a_row, a_step, count, x, k, width, out, o, width)
-            elif block == 64:
-                _one(_SIXTY_FOUR, a, i, a_step, count, x, k, width, out, o)
-            elif block == 32:
-                _one(_THIRTY_TWO, a, i, a_step, count, x, k, width, out, o)
-            elif block == 16:
-                _one(_SIXTEEN, a, i, a_step, count, x, k, width, out, o)
-            else:
-                _one(_ONE, a, i, a_step, count, x, k, width, out, o)
-        row += together
-
-
-@kernel
 def _fill(bits, start, weight, top, rows, word, words, panel):
     """Writes a panel: `rows` rows from `top` on, `words` words from `word` on."""
     for row in range(rows):
@@ -140,24 +64,6 @@ def _fill(bits, start, weight, top, rows, word, words, panel):
                 edge += count_16(cells)
                 cells >>= 16
                 place += 16
-
-
-@kernel
-def _copy_row(width, source, at, out, place):
-    """out[place ...] = source[at ...], a row of a tile."""
-    if width < 16:
-        out[place] = source[at]
-    for lane in range(0, width - 15, 16):
-        store(out, place + lane, load(_SIXTEEN, source, at + lane))
-
-
-@kernel
-def _spread(width, number, out, place):
-    """A row of a tile: out[place ...] = number."""
-    if width < 16:
-        out[place] = number
-    for lane in range(0, width - 15, 16):
-        store(out, place + lane, splat(_SIXTEEN, number))
 
 
 @kernel
@@ -184,18 +90,6 @@ def _is_finite(width, state, base, pool):
     sums = np.empty(16, state.dtype)
     store(sums, 0, total)
     return np.isfinite(sums.sum())
-
-
-@kernel
-def _add_edge(width, weight, state, at, place):
-    """The row `place` += weight * the row `at`."""
-    if width < 16:
-        sums = fma(splat(_ONE, weight), load(_ONE, state, at), load(_ONE, state, place))
-        store(state, place, sums)
-    for lane in range(0, width - 15, 16):
-        sums = load(_SIXTEEN, state, place + lane)
-        sums = fma(splat(_SIXTEEN, weight), load(_SIXTEEN, state, at + lane), sums)
-        store(state, place + lane, sums)
 
 
 @kernel
@@ -227,9 +121,9 @@ def _add_edges(bits, start, weight, pool, top, rows, word, words, width, state, 
             while cells != 0:
                 source = base + pool[i * _WORD + lowest(cells)] * width
                 if is_to_source:
-                    _add_edge(width, weight[edge], state, neuron, source)
+                    add_row(width, weight[edge], state, neuron, source)
                 else:
-                    _add_edge(width, weight[edge], state, source, neuron)
+                    add_row(width, weight[edge], state, source, neuron)
                 cells &= cells - 1
                 edge += 1
 
@@ -264,7 +158,7 @@ def add_by_target(bits, start, weight, pool, row_bias, state, base, width, first
         rows = min(_PANEL_ROWS, end_row - top)
         for tile in range(base.size):
             for row in range(top, top + rows):
-                _spread(width[tile], row_bias[row], state, base[tile] + (first + row) * width[tile])
+                spread(width[tile], row_bias[row], state, base[tile] + (first + row) * width[tile])
         for word in range(0, bits.shape[1], _PANEL_WORDS):
             words = min(_PANEL_WORDS, bits.shape[1] - word)
             column = word * _WORD
@@ -282,8 +176,8 @@ def add_by_target(bits, start, weight, pool, row_bias, state, base, width, first
                         values, at = gathered, none
                         for i in range(columns):
                             row = here + pool[column + i] * wide
-                            _copy_row(wide, state, row, gathered, i * wide)
-                    _multiply(wide, panel, none, stride, one, rows, columns, values, at, state,
+                            copy_row(wide, state, row, gathered, i * wide)
+                    multiply(wide, panel, none, stride, one, rows, columns, values, at, state,
                               place)  # fmt: skip
 
 
@@ -332,19 +226,19 @@ def add_by_source(bits, start, weight, pool, gradient, base, width, first, first
                         sums, place = gathered, none
                         for i in range(columns):
                             row = here + pool[column + i] * wide
-                            _copy_row(wide, gradient, row, gathered, i * wide)
-                    _multiply(wide, panel, none, one, stride, columns, rows, gradient, at, sums,
+                            copy_row(wide, gradient, row, gathered, i * wide)
+                    multiply(wide, panel, none, one, stride, columns, rows, gradient, at, sums,
                               place)  # fmt: skip
                     for i in range(0 if consecutive else columns):
                         row = here + pool[column + i] * wide
-                        _copy_row(wide, gathered, i * wide, gradient, row)
+                        copy_row(wide, gathered, i * wide, gradient, row)
 
 
 @kernel
 def _turn(width, state, base, pool, column, columns, gathered, out, place):
     """out[place + sample * 64 + i] = the value of source `column` + i, for a tile's samples."""
     for i in range(columns):
-        _copy_row(width, state, base + pool[column + i] * width, gathered, i * width)
+        copy_row(width, state, base + pool[column + i] * width, gathered, i * width)
     if width < 16:
         for i in range(columns):
             out[place + i] = gathered[i]
@@ -405,7 +299,7 @@ def write_by_edge(bits, start, pool, state, base, gradient, gradient_base, width
                     for tile in range(begin, end):
                         wide = width[tile]
                         at = gradient_base[tile] + (first + top) * wide
-                        _multiply(word_size, gradient, at, wide, one, rows, wide, turned, place,
+                        multiply(word_size, gradient, at, wide, one, rows, wide, turned, place,
                                   sums, none)  # fmt: skip
                         place += wide * _WORD
                     for row in range(rows):
