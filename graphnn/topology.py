@@ -295,6 +295,32 @@ def pool_sizes(level_ptr, row_ptr, edge_source):
 
 
 @njit(cache=True, nogil=True)
+def level_reach(level_ptr, row_ptr, source):
+    """How far edges reach.
+
+    Args:
+        level_ptr: (L + 1,) offsets of the levels' positions.
+        row_ptr: (N + 1,) offsets of the positions' edges.
+        source: (E,) their source positions.
+
+    Returns:
+        (highest, lowest): the highest level that reads each level (L,), itself if none does; and
+        the lowest that each level reads (L,), itself if it reads none.
+    """
+    num_levels = level_ptr.size - 1
+    level_of = np.empty(level_ptr[num_levels], np.int32)
+    highest, lowest = np.arange(num_levels), np.arange(num_levels)
+    for level in range(num_levels):
+        first, end = level_ptr[level], level_ptr[level + 1]
+        level_of[first:end] = level
+        for edge in range(row_ptr[first], row_ptr[end]):
+            read = level_of[source[edge]]
+            highest[read] = level
+            lowest[level] = min(lowest[level], read)
+    return highest, lowest
+
+
+@njit(cache=True, nogil=True)
 def reuse_rows(sizes, last_reader):
     """Places for blocks of rows that are written in order, where nothing still needed lies.
 

@@ -28,8 +28,8 @@ def _folder() -> str:
 
     folder = Path(__file__).parent
     files = (
-        "fused_cpu_kernels.py", "fused_cpu_matrix.py", "elementwise.py", "transcendental.py",
-        "lanes.py", "bits.py", "rows.py",
+        "fused_cpu_kernels.py", "fused_cpu_backward.py", "fused_cpu_matrix.py", "elementwise.py",
+        "transcendental.py", "lanes.py", "bits.py", "rows.py",
     )  # fmt: skip
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
     # By name, because numba makes its settings at run time.
@@ -63,6 +63,14 @@ def kernels() -> Any:
     from graphnn.backends import fused_cpu_kernels
 
     return fused_cpu_kernels
+
+
+@cache
+def backward_kernels() -> Any:
+    """The compiled kernels of the backward pass."""
+    from graphnn.backends import fused_cpu_backward
+
+    return fused_cpu_backward
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A plan's levels over tiles of samples, forward and backward, in compiled code.
+"""A plan's levels over tiles of samples, forward, in compiled code.
 
 A tile holds W samples of every row: row r of a tile is the W numbers from r * W on. Samples are
 independent, so a tile walks through all levels without waiting for another. Padding lanes repeat
@@ -21,23 +21,21 @@ from __future__ import annotations
 import numpy as np
 
 from graphnn.backends.compiling import kernel
-from graphnn.backends.elementwise import activate, multiply_by_slope
+from graphnn.backends.elementwise import activate
 from graphnn.backends.lanes import (
     TAGS,
-    add_products,
     fma,
     load,
     plus,
     prefetch,
     splat,
     store,
-    total,
     transpose_16,
     width_of,
 )
 
 # Numbers that an activation's loop takes at a time: they are still in the first-level cache.
-_CHUNK = 2048
+CHUNK = 2048
 # Numbers that are asked for before they are needed: as many as the second-level cache can wait for.
 _AHEAD = 128
 _SIXTEEN = TAGS[16]
@@ -190,34 +188,6 @@ def add_rows(tag, numbers, first, column, shift, first_row, end_row, state, scra
 
 
 @kernel
-def add_columns(tag, numbers, first, order, position, start, first_row, end_row, state, scratch):
-    """Adds numbers[first + lane, order[k]] to row position[k], k from `start` while below end_row.
-
-    `position` ascends. Returns the first k that is not below.
-    """
-    k = start
-    while k < position.size and position[k] < first_row:
-        k += 1
-    while k < position.size and position[k] < end_row:
-        stop = min(k + 16, position.size)
-        if counts_up(position, k, stop) and position[stop - 1] < end_row:
-            add_rows(tag, numbers, first, order, position[k] - k, k, stop, state, scratch)
-        else:
-            stop = k + 1
-            add_rows(tag, numbers, first, order, position[k] - k, k, stop, state, scratch)
-        k = stop
-    return k
-
-
-@kernel
-def clear_padding(width, used, first_row, end_row, state):
-    """Writes zeros to the lanes from `used` on, in a tile's rows first_row ... end_row - 1."""
-    for row in range(first_row, end_row if used < width else first_row):
-        for lane in range(used, width):
-            state[row * width + lane] = 0
-
-
-@kernel
 def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, value_shift,
                   pre_shift, is_product, row_ptr, source, weight, row_bias, offset, neuron_order,
                   states, out, values, pres, first_sample, tiles, first_run, end_run, first_row,
@@ -253,7 +223,7 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
         end_row: One past the last position.
     """
     width = width_of(tag)
-    chunk = max(1, _CHUNK // width)
+    chunk = max(1, CHUNK // width)
     scratch = np.empty(256, states.dtype)
     for tile in range(tiles):
         first = first_sample + tile * width
@@ -284,93 +254,3 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
                 write_rows(tag, state, first, neuron_order, up, top, end, values)
         if end_run == code.size:
             write_columns(tag, state, first, output_row, out)
-
-
-@kernel
-def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by_value, by_pre,
-                   neuron_order, input_column, run_ptr, code, parameter, pre_shift, is_product,
-                   is_seeded, row_ptr, source, out_ptr, target, out_weight, states, gradients,
-                   by_weight, by_row, by_input, by_offset, is_first, batch, first_sample, tiles,
-                   first_run, end_run, first_row, end_row):  # fmt: skip
-    """Takes gradients back, run by run from the last: the forward pass of the transpose.
-
-    Args:
-        tag: The tiles' width W.
-        by_output: (B, n_out) gradients by output, or (0, n_out).
-        output_order: (n_out,) output columns in the order of their positions.
-        output_position: (n_out,) those positions, ascending.
-        output_ptr: (R,) where each run's outputs begin among them.
-        by_value: (B, N) gradients by value, in neuron order, or (0, N).
-        by_pre: (B, N) gradients by preactivation, or (0, N).
-        neuron_order: (N,) neuron id at each position.
-        input_column: (n_in,) the input column at each position of level 0.
-        run_ptr: As in `forward_tiles`.
-        code: As in `forward_tiles`.
-        parameter: As in `forward_tiles`.
-        pre_shift: As in `forward_tiles`; values are at their positions.
-        is_product: (R,) whether the gradients by the run's edges are somebody else's work.
-        is_seeded: (R,) whether `gradients` already holds something for the run's values.
-        row_ptr: (N + 1,) offsets of the positions' incoming edges.
-        source: (E,) their source positions.
-        out_ptr: (N + 1,) offsets of the positions' outgoing edges.
-        target: (E,) their target positions.
-        out_weight: (E,) their weights.
-        states: (tiles, rows * W) from `forward_tiles`, with zeros in padding lanes.
-        gradients: (tiles or 1, N * W) by preactivation, written.
-        by_weight: (E,) added to, or empty if not wanted.
-        by_row: (N,) gradients by bias, added to, or empty with `by_weight`.
-        by_input: (B, n_in) written, or (0, n_in).
-        by_offset: (B, N) written, or (0, N).
-        is_first: Whether the first tile overwrites `by_weight` and `by_row`.
-        batch: B, the number of samples.
-        first_sample: First sample of the first tile.
-        tiles: Number of tiles.
-        first_run: First run.
-        end_run: One past the last run.
-        first_row: First position.
-        end_row: One past the last position.
-    """
-    width = width_of(tag)
-    chunk = max(1, _CHUNK // width)
-    scratch = np.empty(256, gradients.dtype)
-    zero = gradients.dtype.type(0)
-    for tile in range(tiles):
-        first = first_sample + tile * width
-        is_fresh = is_first and tile == 0
-        state, gradient = states[tile], gradients[tile % gradients.shape[0]]
-        for run in range(end_run - 1, first_run - 1, -1):
-            stop = min(run_ptr[run + 1], end_row)
-            place = output_ptr[run]
-            for top in range(max(run_ptr[run], first_row), stop, chunk):
-                end = min(top + chunk, stop)
-                for row in range(top, end):
-                    sums = splat(tag, zero)
-                    if is_seeded[run]:
-                        sums = load(tag, gradient, row * width)
-                    for edge in range(out_ptr[row], out_ptr[row + 1]):
-                        at = load(tag, gradient, target[edge] * width)
-                        sums = fma(splat(tag, out_weight[edge]), at, sums)
-                    store(gradient, row * width, sums)
-                place = add_columns(tag, by_output, first, output_order, output_position, place,
-                                    top, end, gradient, scratch)  # fmt: skip
-                add_rows(tag, by_value, first, neuron_order, 0, top, end, gradient, scratch)
-                if run > 0:
-                    multiply_by_slope(
-                        code[run], parameter[run, 0], parameter[run, 1], state,
-                        (top + pre_shift[run]) * width, top * width, gradient, top * width,
-                        (end - top) * width,
-                    )  # fmt: skip
-                add_rows(tag, by_pre, first, neuron_order, 0, top, end, gradient, scratch)
-                # An infinite weight or slope makes NaN of the zeros that are there.
-                clear_padding(width, batch - first, top, end, gradient)
-                write_rows(tag, gradient, first, neuron_order, 0, top, end, by_offset)
-                if run == 0:
-                    write_rows(tag, gradient, first, input_column, 0, top, end, by_input)
-            # After the whole run: what its edges read should find the cache to itself.
-            if run > 0 and by_row.size > 0:
-                for row in range(max(run_ptr[run], first_row), stop):
-                    arriving = load(tag, gradient, row * width)
-                    by_row[row] = total(arriving) + (zero if is_fresh else by_row[row])
-                    if not is_product[run]:
-                        add_products(tag, arriving, state, source, row_ptr[row], row_ptr[row + 1],
-                                     by_weight, is_fresh)  # fmt: skip

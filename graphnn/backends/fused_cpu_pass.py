@@ -175,9 +175,11 @@ class Pass:
             needs: Which gradients are wanted; None stands for the others.
         """
         own, cut, tables, n = self.schedule, self.cut, self.tables, self.schedule.num_neurons
-        back, rows = own.transpose, own.training_rows
-        whole = cut.is_by_rows or own.products
-        gradient = buffers.empty(num_lanes(self.batch) * n, self.dtype) if whole else None
+        rows, whole = own.training_rows, cut.is_by_rows or own.products
+        # Several tiles are worth having the weights sorted by source for them.
+        several = any(sum(piece.tiles for piece in share) > 1 for share in cut.shares)
+        back = own.pulled if whole or several else own.pushed
+        gradient = buffers.empty(num_lanes(self.batch) * back.count, self.dtype) if whole else None
         if gradient is not None and own.products:
             zeros = gradient.numpy()
             threads.over(zeros.size, lambda a, b: zeros[a:b].fill(0))
@@ -186,7 +188,10 @@ class Pass:
             none if seed is None else _contiguous(seed) for seed in seeds
         )
         numbers = _contiguous(weight)
-        out_weight = self._gathered(numbers, back.edge)
+        # The gradients by inputs may be nobody's wish: level 0 has none, and level 1 pushes none.
+        wanted = 0 if needs[2] or needs[3] else 1
+        push_from = own.level_ptr[min(wanted + 1, own.num_levels)]
+        of_edge = self._gathered(numbers, back.edge, back.first_edge(own.level_ptr[wanted]))
         # Threads that share rows never add to the same edge.
         others = 0 if cut.is_by_rows else cut.threads - 1
         edges = own.source.size if needs[0] or needs[1] else 0
@@ -209,14 +214,17 @@ class Pass:
         def kernel(thread: int, share: tuple[Piece, ...], part: tuple[int, ...]) -> None:
             mine = 0 if cut.is_by_rows else thread
             for (piece, states), (_, gradients) in zip(
-                self._tiles(share, state, rows.count), self._tiles(share, gradient, n), strict=True
+                self._tiles(share, state, rows.count),
+                self._tiles(share, gradient, back.count),
+                strict=True,
             ):
-                compiling.kernels().backward_tiles(
+                compiling.backward_kernels().backward_tiles(
                     compiling.tags()[piece.width], by_output, own.output_order,
                     own.outputs_in_order, own.output_ptr, by_value, by_pre, own.neuron_order,
                     own.input_column, own.run_ptr, tables.code, tables.parameter, rows.pre_shift,
-                    own.is_product, own.is_seeded, own.row_ptr, own.source, back.out_ptr,
-                    back.target, out_weight, states, gradients, weight_shares[mine], by_row[mine],
+                    own.is_product, own.is_seeded, own.row_ptr, own.source, own.lowest,
+                    back.pushes, push_from, of_edge, back.out_ptr, back.target, back.shift,
+                    back.mask, states, gradients, weight_shares[mine], by_row[mine],
                     to_input, to_offset, piece.first == share[0].first, self.batch, piece.first,
                     piece.tiles, *part,
                 )  # fmt: skip
@@ -230,10 +238,9 @@ class Pass:
         for step in reversed(self._steps()):
             if isinstance(step, Product):
                 back_tiles = Tiles(gradient, cut.pieces, n)
-                # The gradients by inputs may be nobody's wish.
-                if needs[2] or needs[3] or step.pool.max() >= own.level_ptr[1]:
-                    of_edge = self._gathered(numbers, step.edges)
-                    fused_cpu_products.add_by_source(step, of_edge, back_tiles, cut.threads)
+                if step.pool.max() >= own.level_ptr[wanted]:
+                    of_level = self._gathered(numbers, step.edges)
+                    fused_cpu_products.add_by_source(step, of_level, back_tiles, cut.threads)
                 if by_product is not None:
                     values = Tiles(state, cut.pieces, rows.count)
                     fused_cpu_products.write_by_weight(
@@ -308,15 +315,19 @@ class Pass:
             compiling.announce(variant, lambda w=width: kernel(0, (Piece(w, 0, 0),), (0, 0, 0, 0)))
             self.schedule.compiled.add(key)
 
-    def _gathered(self, numbers: np.ndarray, ids: slice | Tensor | None) -> np.ndarray:
-        """numbers[ids], or the numbers themselves without ids."""
+    def _gathered(
+        self, numbers: np.ndarray, ids: slice | Tensor | None, first: int = 0
+    ) -> np.ndarray:
+        """numbers[ids], uninitialised before `first`; or the numbers themselves without ids."""
         if ids is None:
             return numbers
         if isinstance(ids, slice):
             return numbers[ids]
         into = buffers.empty(ids.numel(), self.dtype).numpy()
         places, run = ids.numpy(), compiling.kernels().gather
-        threads.over(places.size, lambda a, b: run(numbers, places, into, a, b))
+        threads.over(
+            places.size - first, lambda a, b: run(numbers, places, into, first + a, first + b)
+        )
         return into
 
     def _by_bias(self, by_row: np.ndarray) -> Tensor:

@@ -21,6 +21,8 @@ _LARGE_MATRIX = 16384
 _CROSSOVER = 0.32
 # Numbers of a state that are kept apart in inference rather than overwritten when no longer read.
 _SMALL_STATE = 1 << 13
+# The mask of a ring that no position goes round.
+_ALL = (1 << 62) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Product:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Where a tile keeps its numbers.
+    """Where a tile keeps its values.
 
     Args:
         count: Rows of a tile.
@@ -70,18 +72,31 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Transpose:
-    """The edges that the kernels walk, by source.
+class WayBack:
+    """How gradients reach the sources of the edges that the kernels walk, and where they are kept.
 
     Args:
-        out_ptr: (N + 1,) offsets of the positions' outgoing edges.
-        target: (E',) their target positions.
-        edge: (E',) their ids.
+        pushes: Whether targets push them; else sources pull them.
+        count: Rows of a tile of gradients.
+        shift: (R,) the row of a position's gradient is (position & mask) + shift.
+        mask: A power of two less one.
+        edge: (E',) the edges' ids in the order in which their weights are read; None where these
+            are all, in order.
+        out_ptr: (N + 1,) offsets of the positions' outgoing edges; or (0,) if pushed.
+        target: (E',) rows of the gradients that the edges read; or (0,) if pushed.
     """
 
+    pushes: bool
+    count: int
+    shift: np.ndarray
+    mask: int
+    edge: Tensor | None
     out_ptr: np.ndarray
     target: np.ndarray
-    edge: Tensor
+
+    def first_edge(self, position: int) -> int:
+        """The place of the first edge that is read if only positions from this one on are."""
+        return 0 if self.pushes else int(self.out_ptr[position])
 
 
 # What runs at a time: a range of runs (first, end), or a matrix product.
@@ -237,8 +252,8 @@ class Schedule:
         return self._steps[heavy]
 
     @cached_property
-    def transpose(self) -> Transpose:
-        """The edges by source."""
+    def pulled(self) -> WayBack:
+        """By the edges' transpose; gradients overwrite those that no lower level reads."""
         from graphnn import topology
 
         out_ptr = topology.row_pointers(self.source, self.num_neurons)
@@ -246,7 +261,56 @@ class Schedule:
         topology.transpose_rows(self.row_ptr, self.source, out_ptr, target, edge)
         places = torch.from_numpy(edge)
         ids = places if self.edge_ids is None else self.edge_ids.index_select(0, places)
-        return Transpose(out_ptr, target, ids)
+        count, shift = self.num_neurons, np.zeros(self.num_runs, np.int64)
+        if not self._keeps_all_rows:
+            # From the last level to the first.
+            last_reader = self.num_levels - 1 - self._reach[1][::-1]
+            sizes = np.ascontiguousarray(np.diff(self.level_ptr)[::-1])
+            start, count = topology.reuse_rows(sizes, last_reader)
+            moved, shift = self._moved(start[::-1])
+            target = moved[target]
+        return WayBack(False, count, shift, _ALL, ids, out_ptr, target)
+
+    @cached_property
+    def pushed(self) -> WayBack:
+        """By the edges as they are; gradients use the rows of a ring in turn."""
+        needed = int((self.run_ptr[1:] - self.lowest[:-1]).max(initial=1))
+        count, mask = 1 << (needed - 1).bit_length(), _ALL
+        if count < self.num_neurons:
+            mask = count - 1
+        none = np.zeros(self.num_runs, np.int64)
+        return WayBack(
+            True, min(count, self.num_neurons), none, mask, self.edge_ids, self.row_ptr[:0],
+            self.source[:0],
+        )  # fmt: skip
+
+    @cached_property
+    def lowest(self) -> np.ndarray:
+        """(R + 1,) the lowest position that a run or a later one reads or writes; N at the end."""
+        own = np.repeat(self.level_ptr[self._reach[1]], np.diff(self.run_of_level))
+        return np.minimum.accumulate(np.append(own, self.num_neurons)[::-1])[::-1].copy()
+
+    @cached_property
+    def _keeps_all_rows(self) -> bool:
+        """Whether rows are never used twice: matrix products find values at their positions."""
+        return self.num_neurons <= _SMALL_STATE or bool(self.products)
+
+    @cached_property
+    def _reach(self) -> tuple[np.ndarray, np.ndarray]:
+        """(L,) the highest level that reads each level, and the lowest that each level reads."""
+        from graphnn import topology
+
+        return topology.level_reach(self.level_ptr, self.row_ptr, self.source)
+
+    def _moved(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The row of each position (N,), and the shift of each run (R,), by levels' first rows.
+
+        Rows are given to whole levels, because threads may share a level's runs.
+        """
+        shift = start - self.level_ptr[:-1]
+        position = np.arange(self.num_neurons)
+        moved = position + np.repeat(shift, np.diff(self.level_ptr))
+        return moved.astype(self.source.dtype), np.repeat(shift, np.diff(self.run_of_level))
 
     @cached_property
     def place_of_edge(self) -> np.ndarray:
@@ -277,23 +341,19 @@ class Schedule:
 
     @cached_property
     def inference_rows(self) -> Rows:
-        """Values overwrite those that no later run reads, so that a tile stays in the cache."""
+        """Values overwrite those that no later level reads, so that a tile stays in the cache."""
         from graphnn import topology
 
-        if self.num_neurons <= _SMALL_STATE or self.products:
+        if self._keeps_all_rows:
             same = np.zeros(self.num_runs, np.int64)
             return Rows(self.num_neurons, same, same, self.source, self.output_position)
-        run_of = np.repeat(np.arange(self.num_runs), np.diff(self.run_ptr))
-        last_reader = np.arange(self.num_runs)
-        reader = np.repeat(run_of, np.diff(self.row_ptr))
-        # Readers ascend, and of several numbers for one place the last one stays.
-        last_reader[run_of[self.source]] = reader
-        last_reader[run_of[self.output_position]] = self.num_runs
-        start, count = topology.reuse_rows(np.diff(self.run_ptr), last_reader)
-        shift = start - self.run_ptr[:-1]
-        source = (self.source + shift[run_of[self.source]]).astype(self.source.dtype)
-        outputs = self.output_position + shift[run_of[self.output_position]]
-        return Rows(count, shift, shift, source, outputs)
+        last_reader = self._reach[0].copy()
+        output_level = np.searchsorted(self.level_ptr, self.output_position, side="right") - 1
+        last_reader[output_level] = self.num_levels
+        start, count = topology.reuse_rows(np.diff(self.level_ptr), last_reader)
+        moved, shift = self._moved(start)
+        outputs = moved[self.output_position].astype(self.output_position.dtype)
+        return Rows(count, shift, shift, moved[self.source], outputs)
 
     def run_tables(self, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
         """The runs' activation codes (R,) and parameters (R, 2)."""
