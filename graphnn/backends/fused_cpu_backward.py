@@ -18,7 +18,18 @@ import numpy as np
 from graphnn.backends.compiling import kernel
 from graphnn.backends.elementwise import multiply_by_slope
 from graphnn.backends.fused_cpu_kernels import CHUNK, add_rows, counts_up, write_rows
-from graphnn.backends.lanes import add_products, fma, load, prefetch, splat, store, total, width_of
+from graphnn.backends.lanes import (
+    add_products,
+    at,
+    fma,
+    load,
+    prefetch,
+    splat,
+    splat_at,
+    store,
+    total,
+    width_of,
+)
 
 # Numbers of the state that are asked for at a time. More would push out what is in use.
 _WINDOW = 1 << 14
@@ -145,8 +156,8 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
                     if is_seeded[run]:
                         sums = load(tag, gradient, (row + up) * width)
                     for edge in range(out_ptr[row], out_ptr[row + 1]):
-                        at = load(tag, gradient, target[edge] * width)
-                        sums = fma(splat(tag, weight[edge]), at, sums)
+                        arriving = load(tag, gradient, at(target, edge) * width)
+                        sums = fma(splat_at(tag, weight, edge), arriving, sums)
                     store(gradient, (row + up) * width, sums)
                 place = add_columns(tag, by_output, first, output_order, output_position, up,
                                     place, top, end, gradient, scratch)  # fmt: skip
@@ -174,6 +185,7 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
                                      by_weight, is_fresh)  # fmt: skip
                 if pushes and begin >= push_from:
                     for edge in range(row_ptr[row], row_ptr[row + 1]):
-                        at = (source[edge] & mask) * width
-                        sums = fma(splat(tag, weight[edge]), arriving, load(tag, gradient, at))
-                        store(gradient, at, sums)
+                        lane = (at(source, edge) & mask) * width
+                        sums = load(tag, gradient, lane)
+                        sums = fma(splat_at(tag, weight, edge), arriving, sums)
+                        store(gradient, lane, sums)

@@ -24,11 +24,13 @@ from graphnn.backends.compiling import kernel
 from graphnn.backends.elementwise import activate
 from graphnn.backends.lanes import (
     TAGS,
+    at,
     fma,
     load,
     plus,
     prefetch,
     splat,
+    splat_at,
     store,
     transpose_16,
     width_of,
@@ -45,17 +47,17 @@ _SIXTEEN = TAGS[16]
 def gather(numbers, ids, out, first, end):
     """out[i] = numbers[ids[i]] for i in first ... end - 1."""
     for i in range(first, end):
-        prefetch(numbers, ids[min(i + _AHEAD, end - 1)])
-        out[i] = numbers[ids[i]]
+        prefetch(numbers, at(ids, min(i + _AHEAD, end - 1)))
+        out[i] = at(numbers, at(ids, i))
 
 
 @kernel
 def gather_present(numbers, ids, out, first, end):
     """out[i] = numbers[ids[i]] for i in first ... end - 1 where ids[i] is not negative."""
     for i in range(first, end):
-        prefetch(numbers, ids[min(i + _AHEAD, end - 1)])
-        if ids[i] >= 0:
-            out[i] = numbers[ids[i]]
+        prefetch(numbers, at(ids, min(i + _AHEAD, end - 1)))
+        if at(ids, i) >= 0:
+            out[i] = at(numbers, at(ids, i))
 
 
 @kernel
@@ -242,8 +244,8 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
                 for row in range(top, top if is_product[run] else end):
                     sums = splat(tag, row_bias[row])
                     for edge in range(row_ptr[row], row_ptr[row + 1]):
-                        value = load(tag, state, source[edge] * width)
-                        sums = fma(splat(tag, weight[edge]), value, sums)
+                        value = load(tag, state, at(source, edge) * width)
+                        sums = fma(splat_at(tag, weight, edge), value, sums)
                     store(state, (row + pre_up) * width, sums)
                 add_rows(tag, offset, first, neuron_order, pre_up, top, end, state, scratch)
                 write_rows(tag, state, first, neuron_order, pre_up, top, end, pres)

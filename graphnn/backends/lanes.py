@@ -120,8 +120,19 @@ def splat(_context, tag, number):
 
 
 @intrinsic
+def at(_context, array, index):
+    """array[index], where the index is not negative: no code asks whether it is."""
+
+    def generate(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]], inbounds=True))
+
+    return array.dtype(array, types.intp), generate
+
+
+@intrinsic
 def splat_at(_context, tag, array, index):
-    """`splat` of array[index], where the index is not negative: no code asks whether it is."""
+    """`splat` of `at`."""
     lanes = Lanes(array.dtype, _WIDTHS[tag])
 
     def generate(context, builder, signature, args):
@@ -264,8 +275,8 @@ _FEW = 4
 def _two(tag, arriving, state, source, edge):
     """The folded products of edges `edge` and `edge` + 8."""
     width = width_of(tag)
-    low = _folded(arriving, state, source[edge] * width)
-    high = _folded(arriving, state, source[edge + 8] * width)
+    low = _folded(arriving, state, at(source, edge) * width)
+    high = _folded(arriving, state, at(source, edge + 8) * width)
     return _add_8(low, high)
 
 
@@ -295,7 +306,7 @@ def _add_products(tag, arriving, state, source, start, stop, sums, is_fresh):
     def one_by_one(tag, arriving, state, source, start, stop, sums, is_fresh):
         width = width_of(tag)
         for edge in range(start, stop):
-            product = total(times(arriving, load(tag, state, source[edge] * width)))
+            product = total(times(arriving, load(tag, state, at(source, edge) * width)))
             sums[edge] = product if is_fresh else sums[edge] + product
 
     def by_sixteen(tag, arriving, state, source, start, stop, sums, is_fresh):
@@ -314,7 +325,7 @@ def _add_products(tag, arriving, state, source, start, stop, sums, is_fresh):
                 _store_first(sums, edge, products, stop - edge)
             edge += 16
         while edge < stop:
-            product = total(times(arriving, load(tag, state, source[edge] * width)))
+            product = total(times(arriving, load(tag, state, at(source, edge) * width)))
             sums[edge] = product if is_fresh else sums[edge] + product
             edge += 1
 
