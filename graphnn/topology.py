@@ -321,6 +321,55 @@ def level_reach(level_ptr, row_ptr, source):
 
 
 @njit(cache=True, nogil=True)
+def row_hashes(row_ptr, source, block):
+    """(N,) a number that is equal for rows of equal sources in one block, and for few others."""
+    hashes = np.empty(row_ptr.size - 1, np.uint64)
+    for row in range(row_ptr.size - 1):
+        number = np.uint64(block[row])
+        for edge in range(row_ptr[row], row_ptr[row + 1]):
+            number = (number ^ np.uint64(source[edge])) * np.uint64(0x9E3779B97F4A7C15)
+            number ^= number >> np.uint64(29)
+        hashes[row] = number
+    return hashes
+
+
+@njit(cache=True, nogil=True)
+def rows_alike(row_ptr, source, order, block, least, size):
+    """Groups of `size` rows that read the same sources.
+
+    Args:
+        row_ptr: (N + 1,) offsets of the rows' edges.
+        source: (E,) their sources.
+        order: The rows, those that may be alike side by side.
+        block: (N,) what the rows of a group must share.
+        least: The fewest edges that a row of a group has.
+        size: Rows of a group.
+
+    Returns:
+        (count, size) rows of the groups, in the order given.
+    """
+    groups = np.empty((order.size // size + 1, size), order.dtype)
+    count, known = 0, 0
+    for i in range(order.size):
+        row = order[i]
+        begin, num_edges = row_ptr[row], row_ptr[row + 1] - row_ptr[row]
+        if num_edges < least:
+            continue
+        first = groups[count, 0] if known > 0 else row
+        other = row_ptr[first]
+        is_alike = block[first] == block[row] and row_ptr[first + 1] - other == num_edges
+        for k in range(num_edges if is_alike else 0):
+            if source[begin + k] != source[other + k]:
+                is_alike = False
+                break
+        groups[count, known if is_alike else 0] = row
+        known = known + 1 if is_alike else 1
+        if known == size:
+            count, known = count + 1, 0
+    return groups[:count].copy()
+
+
+@njit(cache=True, nogil=True)
 def reuse_rows(sizes, last_reader):
     """Places for blocks of rows that are written in order, where nothing still needed lies.
 

@@ -14,7 +14,7 @@ from graphnn.backends.fused_cpu_schedule import Schedule
 
 _GROUP = 16
 # What an edge costs a sample in a tile of so many samples, relative to the widest; and how much
-# more where the values that a level reads do not fit the second-level cache.
+# more a read costs where the values that a level reads do not fit the second-level cache.
 _COST = {64: 1.0, 32: 1.15, 16: 1.8}
 _SPILLED = 4.0
 # Bytes of a level's sources that leave room for edges in a second-level cache of 2 MiB.
@@ -85,7 +85,7 @@ def widest_tile(schedule: Schedule, element_size: int) -> int:
 
     def cost(width: int) -> float:
         spills = schedule.level_sources * (width * element_size) > _CACHE_BYTES
-        spilled = int(schedule.level_edges[spills].sum())
+        spilled = int(schedule.level_reads[spills].sum())
         return _COST[width] * (schedule.num_edges + (_SPILLED - 1) * spilled)
 
     return min(_COST, key=cost)

@@ -25,6 +25,7 @@ from graphnn.backends.elementwise import activate
 from graphnn.backends.lanes import (
     TAGS,
     at,
+    block_of,
     fma,
     load,
     plus,
@@ -40,7 +41,11 @@ from graphnn.backends.lanes import (
 CHUNK = 2048
 # Numbers that are asked for before they are needed: as many as the second-level cache can wait for.
 _AHEAD = 128
+# Fours that are asked for before they are computed.
+_FOURS_AHEAD = 3
 _SIXTEEN = TAGS[16]
+# Bytes of a cache line.
+_LINE = 64
 
 
 @kernel
@@ -190,10 +195,77 @@ def add_rows(tag, numbers, first, column, shift, first_row, end_row, state, scra
 
 
 @kernel
+def add_four(tag, rows, row_ptr, source, weight, row_bias, state, out, place):
+    """Writes bias + the sums over edges of four rows that read the same sources.
+
+    A source's values are read once for all four. They go to out[place] and what follows, side by
+    side.
+    """
+    width, block = width_of(tag), block_of(tag, state)
+    a, b, c, d = rows[0], rows[1], rows[2], rows[3]
+    first = row_ptr[a]
+    to_b, to_c, to_d = row_ptr[b] - first, row_ptr[c] - first, row_ptr[d] - first
+    for lane in range(0, width, width_of(block)):
+        s0, s1 = splat(block, row_bias[a]), splat(block, row_bias[b])
+        s2, s3 = splat(block, row_bias[c]), splat(block, row_bias[d])
+        for edge in range(first, row_ptr[a + 1]):
+            value = load(block, state, at(source, edge) * width + lane)
+            s0 = fma(splat_at(block, weight, edge), value, s0)
+            s1 = fma(splat_at(block, weight, edge + to_b), value, s1)
+            s2 = fma(splat_at(block, weight, edge + to_c), value, s2)
+            s3 = fma(splat_at(block, weight, edge + to_d), value, s3)
+        store(out, place + lane, s0)
+        store(out, place + width + lane, s1)
+        store(out, place + 2 * width + lane, s2)
+        store(out, place + 3 * width + lane, s3)
+
+
+@kernel
+def ask_for_four(rows, row_ptr, source, weight):
+    """Asks for what a four reads first: its rows may be far from those before."""
+    for i in range(4):
+        prefetch(weight, row_ptr[rows[i]])
+        prefetch(weight, row_ptr[rows[i]] + 16)
+    prefetch(source, row_ptr[rows[0]])
+    prefetch(source, row_ptr[rows[0]] + 16)
+
+
+@kernel
+def write_fours(tag, fours, shift, numbers, begin, state):
+    """Puts rows that lie side by side from numbers[begin] on where the fours' rows are."""
+    width = width_of(tag)
+    for four in range(len(fours)):
+        for i in range(4):
+            place = begin + (4 * four + i) * width
+            store(state, (fours[four, i] + shift) * width, load(tag, numbers, place))
+
+
+@kernel
+def run_fours(tag, fours, row_ptr, source, weight, row_bias, code, parameter, pre_shift,
+              value_shift, state, side):  # fmt: skip
+    """Computes all neurons of a run, in fours; `side` is memory for CHUNK numbers and a line."""
+    width = width_of(tag)
+    begin = -side.ctypes.data % _LINE // side.itemsize
+    together = max(1, CHUNK // (4 * width))
+    for first in range(0, len(fours), together):
+        own = fours[first : first + together]
+        for i in range(len(own)):
+            place = begin + i * 4 * width
+            later = fours[min(first + i + _FOURS_AHEAD, len(fours) - 1)]
+            ask_for_four(later, row_ptr, source, weight)
+            add_four(tag, own[i], row_ptr, source, weight, row_bias, state, side, place)
+        if pre_shift != value_shift:
+            write_fours(tag, own, pre_shift, side, begin, state)
+        size = len(own) * 4 * width
+        activate(code, parameter[0], parameter[1], side, begin, begin, size)
+        write_fours(tag, own, value_shift, side, begin, state)
+
+
+@kernel
 def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, value_shift,
-                  pre_shift, is_product, row_ptr, source, weight, row_bias, offset, neuron_order,
-                  states, out, values, pres, first_sample, tiles, first_run, end_run, first_row,
-                  end_row):  # fmt: skip
+                  pre_shift, is_product, row_ptr, source, weight, row_bias, four_ptr, fours,
+                  offset, neuron_order, states, out, values, pres, first_sample, tiles, first_run,
+                  end_run, first_row, end_row):  # fmt: skip
     """Computes values.
 
     Args:
@@ -211,6 +283,8 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
         source: (E,) the rows of the sources' values.
         weight: (E,) weights.
         row_bias: (N,) bias of each position, 0 where it has none.
+        four_ptr: (R + 1,) offsets of the fours of runs that consist of fours.
+        fours: (F, 4) positions that read the same sources.
         offset: (B, N) added to the preactivations, in neuron order; (0, N) for none.
         neuron_order: (N,) neuron id at each position.
         states: (tiles or 1, rows * W) read and written. With one row, every tile uses it anew.
@@ -227,12 +301,20 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
     width = width_of(tag)
     chunk = max(1, CHUNK // width)
     scratch = np.empty(256, states.dtype)
+    is_plain = len(fours) > 0 and len(offset) == 0 and len(pres) == 0 and len(values) == 0
+    side = np.empty(CHUNK + _LINE if is_plain else 0, states.dtype)
     for tile in range(tiles):
         first = first_sample + tile * width
         state = states[tile % states.shape[0]]
         for run in range(first_run, end_run):
             up, pre_up = value_shift[run], pre_shift[run]
             stop = min(run_ptr[run + 1], end_row)
+            own = fours[four_ptr[run] : four_ptr[run + 1]]
+            # Not if threads share the run, or more is done to its rows one after the other.
+            if run > 0 and 4 * len(own) == stop - max(run_ptr[run], first_row) and is_plain:
+                run_fours(tag, own, row_ptr, source, weight, row_bias, code[run], parameter[run],
+                          pre_up, up, state, side)  # fmt: skip
+                continue
             for top in range(max(run_ptr[run], first_row), stop, chunk):
                 end = min(top + chunk, stop)
                 if run == 0:

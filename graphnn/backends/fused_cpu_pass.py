@@ -116,6 +116,7 @@ class Pass:
         """
         own, cut, tables = self.schedule, self.cut, self.tables
         rows = own.training_rows if keeps_state else own.inference_rows
+        fours = own.fours
         whole = keeps_state or cut.is_by_rows or own.products
         state = buffers.empty(num_lanes(self.batch) * rows.count, self.dtype) if whole else None
         x, moved, numbers = _contiguous(inputs), tables.no_states, _contiguous(weight)
@@ -142,8 +143,9 @@ class Pass:
                 compiling.kernels().forward_tiles(
                     compiling.tags()[piece.width], x, own.input_column, rows.output, own.run_ptr,
                     tables.code, tables.parameter, rows.value_shift, rows.pre_shift,
-                    own.is_product, own.row_ptr, rows.source, of_edge, row_bias, moved,
-                    own.neuron_order, states, to, values, pres, piece.first, piece.tiles, *part,
+                    own.is_product, own.row_ptr, rows.source, of_edge, row_bias, fours.ptr,
+                    fours.rows, moved, own.neuron_order, states, to, values, pres, piece.first,
+                    piece.tiles, *part,
                 )  # fmt: skip
 
         self._compile("forward", kernel)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphnn.backends import compiling
+from graphnn.backends import compiling, fused_cpu_fours
 from graphnn.plan import ExecutionPlan
 
 # Elements from which on a level's matrix is worth the price of a matrix product's call.
@@ -250,6 +250,19 @@ class Schedule:
                     run = first if isinstance(step, Product) else step[1]
             self._steps[heavy] = steps
         return self._steps[heavy]
+
+    @cached_property
+    def level_reads(self) -> np.ndarray:
+        """(L,) rows that each level reads: one for each edge, or for four."""
+        of_run = np.diff(self.row_ptr[self.run_ptr])
+        in_fours = np.where(np.diff(self.fours.ptr) > 0, of_run, 0)
+        cuts = np.append(0, np.cumsum(in_fours))[self.run_of_level]
+        return self.level_edges - np.diff(cuts) * 3 // 4
+
+    @cached_property
+    def fours(self) -> fused_cpu_fours.Fours:
+        """The runs whose neurons read the same sources, four by four."""
+        return fused_cpu_fours.find(self.row_ptr, self.source, self.run_ptr)
 
     @cached_property
     def pulled(self) -> WayBack:

@@ -13,7 +13,7 @@ numba is imported here and in the files that are built on this one; all are impo
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
@@ -21,6 +21,8 @@ from numba.extending import intrinsic, models, overload, register_model
 # Samples in a vector -> the tag that stands for it in a call.
 TAGS = {1: np.uint8(0), 16: np.uint16(0), 32: np.uint32(0), 64: np.uint64(0)}
 _WIDTHS = {types.uint8: 1, types.uint16: 16, types.uint32: 32, types.uint64: 64}
+# Bytes of a row that six sums fit the registers with.
+BLOCK = 256 if binding.get_host_cpu_features().get("avx512f") else 64
 _ELEMENTS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 
@@ -56,6 +58,19 @@ def width_of(_context, tag):
         return context.get_constant(types.intp, _WIDTHS[signature.args[0]])
 
     return types.intp(tag), generate
+
+
+@intrinsic
+def block_of(_context, tag, array):
+    """The tag of the part of a row that a few sums fit the registers with."""
+    most = max(16, BLOCK * 8 // array.dtype.bitwidth)
+    fitting = max((k for k, width in _WIDTHS.items() if width <= most), key=_WIDTHS.__getitem__)
+    own = min(tag, fitting, key=_WIDTHS.__getitem__)
+
+    def generate(context, _builder, _signature, _args):
+        return context.get_constant(own, 0)
+
+    return own(tag, array), generate
 
 
 @intrinsic

@@ -9,14 +9,10 @@ built on this one; all are imported where used.
 
 from __future__ import annotations
 
-from llvmlite import binding
-
 from graphnn.backends.compiling import kernel
-from graphnn.backends.lanes import TAGS, fma, load, splat, splat_at, store
+from graphnn.backends.lanes import BLOCK, TAGS, fma, load, splat, splat_at, store
 
 _ONE, _SIXTEEN, _THIRTY_TWO, _SIXTY_FOUR = (TAGS[width] for width in (1, 16, 32, 64))
-# Bytes of a row that six sums fit the registers with.
-_BLOCK = 256 if binding.get_host_cpu_features().get("avx512f") else 64
 
 
 @kernel
@@ -67,7 +63,7 @@ def multiply(width, a, a0, a_row, a_step, rows, count, x, x0, out, place):
         out: Holds its rows from `place` on.
         place: See `out`.
     """
-    block = min(width, max(16, _BLOCK // a.itemsize))
+    block = min(width, max(16, BLOCK // a.itemsize))
     row = 0
     while row < rows:
         together = 6 if row + 6 <= rows else 1

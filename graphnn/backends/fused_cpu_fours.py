@@ -1,0 +1,54 @@
+"""Which neurons are computed four at a time, because they read the same sources.
+
+Channels of a converted convolution do, and what is wired in blocks. A source's values are then read
+once for four neurons, which is what a wide level's time goes to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Edges below which a neuron is not computed together with others.
+_FEW = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Fours:
+    """Runs that are computed four neurons at a time.
+
+    Args:
+        ptr: (R + 1,) offsets of the runs' fours: all of a run's neurons, or none.
+        rows: (F, 4) positions.
+    """
+
+    ptr: np.ndarray
+    rows: np.ndarray
+
+
+def find(row_ptr: np.ndarray, source: np.ndarray, run_ptr: np.ndarray) -> Fours:
+    """The runs whose neurons read the same sources, four by four.
+
+    Args:
+        row_ptr: (N + 1,) offsets of the positions' edges.
+        source: (E,) their source positions.
+        run_ptr: (R + 1,) offsets of the runs' positions.
+    """
+    from graphnn import topology
+
+    num_runs = run_ptr.size - 1
+    run = np.repeat(np.arange(num_runs), np.diff(run_ptr))
+    hashes = topology.row_hashes(row_ptr, source, run)
+    in_order = np.sort(hashes)
+    ptr, none = np.zeros(num_runs + 1, np.int64), np.empty((0, 4), np.int64)
+    if not (in_order[3:] == in_order[:-3]).any():
+        return Fours(ptr, none)
+    # In the order of the first of those that are alike: neighbours read neighbouring rows.
+    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    order = np.argsort(first[which], kind="stable")
+    rows: np.ndarray = topology.rows_alike(row_ptr, source, order, run, _FEW, 4)
+    of_run = np.bincount(run[rows[:, 0]], minlength=num_runs)
+    of_run[4 * of_run != np.diff(run_ptr)] = 0
+    np.cumsum(of_run, out=ptr[1:])
+    return Fours(ptr, rows[of_run[run[rows[:, 0]]] > 0])
