@@ -81,6 +81,7 @@ def matrix_kernels() -> Any:
     return fused_cpu_matrix
 
 
+@cache
 def tags() -> Any:
     """The tags that stand for tiles' widths: `lanes.TAGS`."""
     from graphnn.backends import lanes

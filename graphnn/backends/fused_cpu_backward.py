@@ -159,19 +159,23 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
                         arriving = load(tag, gradient, at(target, edge) * width)
                         sums = fma(splat_at(tag, weight, edge), arriving, sums)
                     store(gradient, (row + up) * width, sums)
-                place = add_columns(tag, by_output, first, output_order, output_position, up,
-                                    place, top, end, gradient, scratch)  # fmt: skip
-                add_rows(tag, by_value, first, neuron_order, up, top, end, gradient, scratch)
+                if place < output_position.size and output_position[place] < end:
+                    place = add_columns(tag, by_output, first, output_order, output_position, up,
+                                        place, top, end, gradient, scratch)  # fmt: skip
+                if len(by_value) > 0:
+                    add_rows(tag, by_value, first, neuron_order, up, top, end, gradient, scratch)
                 if run > 0:
                     multiply_by_slope(
                         code[run], parameter[run, 0], parameter[run, 1], state,
                         (top + pre_shift[run]) * width, top * width, gradient, (top + up) * width,
                         (end - top) * width,
                     )  # fmt: skip
-                add_rows(tag, by_pre, first, neuron_order, up, top, end, gradient, scratch)
+                if len(by_pre) > 0:
+                    add_rows(tag, by_pre, first, neuron_order, up, top, end, gradient, scratch)
                 # An infinite weight or slope makes NaN of the zeros that are there.
                 clear_padding(width, batch - first, top + up, end + up, gradient)
-                write_rows(tag, gradient, first, neuron_order, up, top, end, by_offset)
+                if len(by_offset) > 0:
+                    write_rows(tag, gradient, first, neuron_order, up, top, end, by_offset)
                 if run == 0:
                     write_rows(tag, gradient, first, input_column, up, top, end, by_input)
                 top = end

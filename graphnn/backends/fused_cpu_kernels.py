@@ -301,8 +301,10 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
     width = width_of(tag)
     chunk = max(1, CHUNK // width)
     scratch = np.empty(256, states.dtype)
-    is_plain = len(fours) > 0 and len(offset) == 0 and len(pres) == 0 and len(values) == 0
-    side = np.empty(CHUNK + _LINE if is_plain else 0, states.dtype)
+    # A call that does nothing costs a small level as much as its edges.
+    moves, tells = len(offset) > 0, len(pres) > 0 or len(values) > 0
+    in_fours = len(fours) > 0 and not moves and not tells
+    side = np.empty(CHUNK + _LINE if in_fours else 0, states.dtype)
     for tile in range(tiles):
         first = first_sample + tile * width
         state = states[tile % states.shape[0]]
@@ -311,7 +313,7 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
             stop = min(run_ptr[run + 1], end_row)
             own = fours[four_ptr[run] : four_ptr[run + 1]]
             # Not if threads share the run, or more is done to its rows one after the other.
-            if run > 0 and 4 * len(own) == stop - max(run_ptr[run], first_row) and is_plain:
+            if run > 0 and 4 * len(own) == stop - max(run_ptr[run], first_row) and in_fours:
                 run_fours(tag, own, row_ptr, source, weight, row_bias, code[run], parameter[run],
                           pre_up, up, state, side)  # fmt: skip
                 continue
@@ -319,9 +321,11 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
                 end = min(top + chunk, stop)
                 if run == 0:
                     read_inputs(tag, x, first, input_column, up, top, end, state)
-                    add_rows(tag, offset, first, neuron_order, up, top, end, state, scratch)
-                    write_rows(tag, state, first, neuron_order, up, top, end, pres)
-                    write_rows(tag, state, first, neuron_order, up, top, end, values)
+                    if moves:
+                        add_rows(tag, offset, first, neuron_order, up, top, end, state, scratch)
+                    if tells:
+                        write_rows(tag, state, first, neuron_order, up, top, end, pres)
+                        write_rows(tag, state, first, neuron_order, up, top, end, values)
                     continue
                 for row in range(top, top if is_product[run] else end):
                     sums = splat(tag, row_bias[row])
@@ -329,12 +333,15 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
                         value = load(tag, state, at(source, edge) * width)
                         sums = fma(splat_at(tag, weight, edge), value, sums)
                     store(state, (row + pre_up) * width, sums)
-                add_rows(tag, offset, first, neuron_order, pre_up, top, end, state, scratch)
-                write_rows(tag, state, first, neuron_order, pre_up, top, end, pres)
+                if moves:
+                    add_rows(tag, offset, first, neuron_order, pre_up, top, end, state, scratch)
+                if tells:
+                    write_rows(tag, state, first, neuron_order, pre_up, top, end, pres)
                 activate(
                     code[run], parameter[run, 0], parameter[run, 1], state, (top + pre_up) * width,
                     (top + up) * width, (end - top) * width,
                 )  # fmt: skip
-                write_rows(tag, state, first, neuron_order, up, top, end, values)
+                if tells:
+                    write_rows(tag, state, first, neuron_order, up, top, end, values)
         if end_run == code.size:
             write_columns(tag, state, first, output_row, out)

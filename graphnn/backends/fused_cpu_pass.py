@@ -292,7 +292,7 @@ class Pass:
     def _share(self, kernel: Kernel, runs: tuple[int, int], edge_ptr: np.ndarray) -> None:
         """Runs a step: each thread its samples, or its rows of a level."""
         own, cut = self.schedule, self.cut
-        top, end = int(own.run_ptr[runs[0]]), int(own.run_ptr[runs[1]])
+        top, end = own.run_starts[runs[0]], own.run_starts[runs[1]]
         if cut.threads == 1:
             kernel(0, cut.shares[0], (*runs, top, end))
         elif not cut.is_by_rows:
@@ -308,14 +308,14 @@ class Pass:
             )
 
     def _compile(self, direction: str, kernel: Kernel) -> None:
+        key = (direction, self.dtype, self.cut.widths)
+        if key in self.schedule.compiled:
+            return
         for width in self.cut.widths:
-            key = (direction, self.dtype, width)
-            if key in self.schedule.compiled:
-                continue
             # Without tiles, to compile what is not yet compiled before threads wait for it.
-            variant = (*key, self.schedule.source.dtype)
+            variant = (direction, self.dtype, width, self.schedule.source.dtype)
             compiling.announce(variant, lambda w=width: kernel(0, (Piece(w, 0, 0),), (0, 0, 0, 0)))
-            self.schedule.compiled.add(key)
+        self.schedule.compiled.add(key)
 
     def _gathered(
         self, numbers: np.ndarray, ids: slice | Tensor | None, first: int = 0

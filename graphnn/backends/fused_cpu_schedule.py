@@ -217,6 +217,11 @@ class Schedule:
         )
 
     @cached_property
+    def run_starts(self) -> list[int]:
+        """`run_ptr`, which Python reads faster so."""
+        return self.run_ptr.tolist()
+
+    @cached_property
     def product_levels(self) -> frozenset[int]:
         """The levels that run as matrix products."""
         return frozenset(product.level for product in self.products)

@@ -235,9 +235,10 @@ def test_inputs_are_let_go_after_the_backward_pass(rng):
 
 def test_what_is_remembered_of_batch_sizes_is_bounded(rng):
     net = sparse_network(rng)
-    for batch in range(1, 50):
+    for batch in range(1, 150):
         net(torch.zeros(batch, 80))
-    assert len(fused_cpu_schedule.schedule_of(net.plan).compiled) <= 4
+    # One sample alone, and what three widths of tiles can be combined to.
+    assert len(fused_cpu_schedule.schedule_of(net.plan).compiled) <= 8
 
 
 def test_names_every_reason(rng):
