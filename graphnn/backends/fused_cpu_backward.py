@@ -17,7 +17,18 @@ import numpy as np
 
 from graphnn.backends.compiling import kernel
 from graphnn.backends.elementwise import multiply_by_slope
-from graphnn.backends.fused_cpu_kernels import CHUNK, add_rows, counts_up, write_rows
+from graphnn.backends.fused_cpu_kernels import (
+    CHUNK,
+    FOURS_AHEAD,
+    LINE,
+    add_four,
+    add_rows,
+    ask_for_four,
+    counts_up,
+    line_of,
+    write_fours,
+    write_rows,
+)
 from graphnn.backends.lanes import (
     add_products,
     at,
@@ -33,13 +44,12 @@ from graphnn.backends.lanes import (
 
 # Numbers of the state that are asked for at a time. More would push out what is in use.
 _WINDOW = 1 << 14
-_LINE = 64
 
 
 @kernel
 def ask(array, first, end):
     """Asks for array[first : end]."""
-    for i in range(first, end, _LINE // array.itemsize):
+    for i in range(first, end, LINE // array.itemsize):
         prefetch(array, i)
 
 
@@ -75,11 +85,23 @@ def clear_padding(width, used, first_row, end_row, state):
 
 
 @kernel
+def pull_fours(tag, fours, out_ptr, target, weight, zeros, shift, gradient, side):
+    """Pulls the gradients of all neurons of a run, in fours; `side` as for `run_fours`."""
+    place = line_of(side)
+    for four in range(len(fours)):
+        later = fours[min(four + FOURS_AHEAD, len(fours) - 1)]
+        ask_for_four(later, out_ptr, target, weight)
+        own = fours[four : four + 1]
+        add_four(tag, own[0], out_ptr, target, weight, zeros, gradient, side, place)
+        write_fours(tag, own, shift, side, place, gradient)
+
+
+@kernel
 def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by_value, by_pre,
                    neuron_order, input_column, run_ptr, code, parameter, pre_shift, is_product,
                    is_seeded, row_ptr, source, lowest, pushes, push_from, weight, out_ptr, target,
-                   shift, mask, states, gradients, by_weight, by_row, by_input, by_offset, is_first,
-                   batch, first_sample, tiles, first_run, end_run, first_row,
+                   four_ptr, fours, shift, mask, states, gradients, by_weight, by_row, by_input,
+                   by_offset, is_first, batch, first_sample, tiles, first_run, end_run, first_row,
                    end_row):  # fmt: skip
     """Takes gradients back, run by run from the last.
 
@@ -107,6 +129,8 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
         weight: (E,) weights, in the order of `source` if pushed, else in that of `target`.
         out_ptr: (N + 1,) offsets of the positions' outgoing edges; read if pulled, as `target`.
         target: (E,) the rows of their targets' gradients.
+        four_ptr: (R + 1,) offsets of the fours of runs that consist of fours.
+        fours: (F, 4) positions that feed the same targets.
         shift: (R,) the row of a position's gradient is (position & mask) + shift.
         mask: A power of two less one: so many rows are used in turn.
         states: (tiles, rows * W) from `forward_tiles`, with zeros in padding lanes.
@@ -129,6 +153,8 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
     chunk = max(1, CHUNK // width)
     scratch = np.empty(256, gradients.dtype)
     zero = gradients.dtype.type(0)
+    side = np.empty(CHUNK + LINE if len(fours) > 0 else 0, gradients.dtype)
+    zeros = np.zeros(row_ptr.size if len(fours) > 0 else 0, gradients.dtype)
     for tile in range(tiles):
         first = first_sample + tile * width
         is_fresh = is_first and tile == 0
@@ -147,11 +173,17 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
                 for row in range(until, cleared):
                     store(gradient, (row & mask) * width, splat(tag, zero))
                 cleared = until
+            own = slice(four_ptr[run], four_ptr[run + 1])
+            # Not if threads share the run.
+            in_fours = 0 < 4 * (own.stop - own.start) == stop - begin and not is_seeded[run]
+            if in_fours:
+                pull_fours(tag, fours[own], out_ptr, target, weight, zeros, shift[run], gradient,
+                           side)  # fmt: skip
             top = begin
             while top < stop:
                 end = min(top + chunk, stop, (top | mask) + 1)
                 up = (top & mask) - top + shift[run]
-                for row in range(top, top if pushes else end):
+                for row in range(top, top if pushes or in_fours else end):
                     sums = splat(tag, zero)
                     if is_seeded[run]:
                         sums = load(tag, gradient, (row + up) * width)

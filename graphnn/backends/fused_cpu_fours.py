@@ -27,12 +27,17 @@ class Fours:
     rows: np.ndarray
 
 
+def none(num_runs: int) -> Fours:
+    """No fours."""
+    return Fours(np.zeros(num_runs + 1, np.int64), np.empty((0, 4), np.int64))
+
+
 def find(row_ptr: np.ndarray, source: np.ndarray, run_ptr: np.ndarray) -> Fours:
-    """The runs whose neurons read the same sources, four by four.
+    """The runs whose neurons read the same, four by four.
 
     Args:
         row_ptr: (N + 1,) offsets of the positions' edges.
-        source: (E,) their source positions.
+        source: (E,) what they read: positions of sources, or of targets on the way back.
         run_ptr: (R + 1,) offsets of the runs' positions.
     """
     from graphnn import topology
@@ -41,14 +46,13 @@ def find(row_ptr: np.ndarray, source: np.ndarray, run_ptr: np.ndarray) -> Fours:
     run = np.repeat(np.arange(num_runs), np.diff(run_ptr))
     hashes = topology.row_hashes(row_ptr, source, run)
     in_order = np.sort(hashes)
-    ptr, none = np.zeros(num_runs + 1, np.int64), np.empty((0, 4), np.int64)
     if not (in_order[3:] == in_order[:-3]).any():
-        return Fours(ptr, none)
+        return none(num_runs)
     # In the order of the first of those that are alike: neighbours read neighbouring rows.
     _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
     order = np.argsort(first[which], kind="stable")
     rows: np.ndarray = topology.rows_alike(row_ptr, source, order, run, _FEW, 4)
     of_run = np.bincount(run[rows[:, 0]], minlength=num_runs)
     of_run[4 * of_run != np.diff(run_ptr)] = 0
-    np.cumsum(of_run, out=ptr[1:])
+    ptr = np.append(0, np.cumsum(of_run))
     return Fours(ptr, rows[of_run[run[rows[:, 0]]] > 0])

@@ -42,10 +42,10 @@ CHUNK = 2048
 # Numbers that are asked for before they are needed: as many as the second-level cache can wait for.
 _AHEAD = 128
 # Fours that are asked for before they are computed.
-_FOURS_AHEAD = 3
+FOURS_AHEAD = 3
 _SIXTEEN = TAGS[16]
 # Bytes of a cache line.
-_LINE = 64
+LINE = 64
 
 
 @kernel
@@ -231,6 +231,12 @@ def ask_for_four(rows, row_ptr, source, weight):
 
 
 @kernel
+def line_of(array):
+    """The first place of an array that begins a cache line."""
+    return -array.ctypes.data % LINE // array.itemsize
+
+
+@kernel
 def write_fours(tag, fours, shift, numbers, begin, state):
     """Puts rows that lie side by side from numbers[begin] on where the fours' rows are."""
     width = width_of(tag)
@@ -245,13 +251,13 @@ def run_fours(tag, fours, row_ptr, source, weight, row_bias, code, parameter, pr
               value_shift, state, side):  # fmt: skip
     """Computes all neurons of a run, in fours; `side` is memory for CHUNK numbers and a line."""
     width = width_of(tag)
-    begin = -side.ctypes.data % _LINE // side.itemsize
+    begin = line_of(side)
     together = max(1, CHUNK // (4 * width))
     for first in range(0, len(fours), together):
         own = fours[first : first + together]
         for i in range(len(own)):
             place = begin + i * 4 * width
-            later = fours[min(first + i + _FOURS_AHEAD, len(fours) - 1)]
+            later = fours[min(first + i + FOURS_AHEAD, len(fours) - 1)]
             ask_for_four(later, row_ptr, source, weight)
             add_four(tag, own[i], row_ptr, source, weight, row_bias, state, side, place)
         if pre_shift != value_shift:
@@ -304,7 +310,7 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
     # A call that does nothing costs a small level as much as its edges.
     moves, tells = len(offset) > 0, len(pres) > 0 or len(values) > 0
     in_fours = len(fours) > 0 and not moves and not tells
-    side = np.empty(CHUNK + _LINE if in_fours else 0, states.dtype)
+    side = np.empty(CHUNK + LINE if in_fours else 0, states.dtype)
     for tile in range(tiles):
         first = first_sample + tile * width
         state = states[tile % states.shape[0]]

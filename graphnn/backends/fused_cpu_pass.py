@@ -225,8 +225,9 @@ class Pass:
                     own.outputs_in_order, own.output_ptr, by_value, by_pre, own.neuron_order,
                     own.input_column, own.run_ptr, tables.code, tables.parameter, rows.pre_shift,
                     own.is_product, own.is_seeded, own.row_ptr, own.source, own.lowest,
-                    back.pushes, push_from, of_edge, back.out_ptr, back.target, back.shift,
-                    back.mask, states, gradients, weight_shares[mine], by_row[mine],
+                    back.pushes, push_from, of_edge, back.out_ptr, back.target, back.fours.ptr,
+                    back.fours.rows, back.shift, back.mask, states, gradients,
+                    weight_shares[mine], by_row[mine],
                     to_input, to_offset, piece.first == share[0].first, self.batch, piece.first,
                     piece.tiles, *part,
                 )  # fmt: skip

@@ -84,6 +84,7 @@ class WayBack:
             are all, in order.
         out_ptr: (N + 1,) offsets of the positions' outgoing edges; or (0,) if pushed.
         target: (E',) rows of the gradients that the edges read; or (0,) if pushed.
+        fours: Positions that feed the same targets; none if pushed.
     """
 
     pushes: bool
@@ -93,6 +94,7 @@ class WayBack:
     edge: Tensor | None
     out_ptr: np.ndarray
     target: np.ndarray
+    fours: fused_cpu_fours.Fours
 
     def first_edge(self, position: int) -> int:
         """The place of the first edge that is read if only positions from this one on are."""
@@ -279,6 +281,7 @@ class Schedule:
         topology.transpose_rows(self.row_ptr, self.source, out_ptr, target, edge)
         places = torch.from_numpy(edge)
         ids = places if self.edge_ids is None else self.edge_ids.index_select(0, places)
+        fours = fused_cpu_fours.find(out_ptr, target, self.run_ptr)
         count, shift = self.num_neurons, np.zeros(self.num_runs, np.int64)
         if not self._keeps_all_rows:
             # From the last level to the first.
@@ -287,7 +290,7 @@ class Schedule:
             start, count = topology.reuse_rows(sizes, last_reader)
             moved, shift = self._moved(start[::-1])
             target = moved[target]
-        return WayBack(False, count, shift, _ALL, ids, out_ptr, target)
+        return WayBack(False, count, shift, _ALL, ids, out_ptr, target, fours)
 
     @cached_property
     def pushed(self) -> WayBack:
@@ -299,7 +302,7 @@ class Schedule:
         none = np.zeros(self.num_runs, np.int64)
         return WayBack(
             True, min(count, self.num_neurons), none, mask, self.edge_ids, self.row_ptr[:0],
-            self.source[:0],
+            self.source[:0], fused_cpu_fours.none(self.num_runs),
         )  # fmt: skip
 
     @cached_property

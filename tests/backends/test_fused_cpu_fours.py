@@ -84,3 +84,25 @@ def test_a_converted_convolution_runs_in_fours(rng):
     assert fours_of(net.graph) == [8 * 36, 4 * 16]
     with torch.no_grad():
         torch.testing.assert_close(net(x.flatten(1)), model(x).flatten(1))
+
+
+@pytest.mark.parametrize("batch", [5, 100])
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_gradients_go_back_through_a_convolution_in_fours(rng, threads, batch, num_threads):
+    threads(num_threads)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.Tanh(), torch.nn.Conv2d(8, 4, 3)
+    )
+    shape = batch, 4 * 36
+    x = torch.randn(shape, generator=rng, dtype=torch.float64, requires_grad=True)
+    net = graphnn.from_module(model.double(), x[:1].unflatten(1, (4, 6, 6)))
+    pulled = fused_cpu_schedule.schedule_of(net.plan).pulled
+    assert [4 * int(n) for n in pulled.fours.ptr[1:] - pulled.fours.ptr[:-1]][:2] == [144, 288]
+    leaves = [*net.parameters(), x]
+    found = []
+    for backend in ("fused_cpu", "reference"):
+        net.backend = backend
+        outputs = net(x)
+        found.append((outputs, *torch.autograd.grad(outputs.square().sum(), leaves)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
