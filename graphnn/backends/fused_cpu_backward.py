@@ -3,7 +3,8 @@
 A neuron's gradient is a sum over its outgoing edges. Either it is *pulled* from their targets, with
 the sum in registers and the weights in the order of their sources. Or each neuron *pushes* its own
 gradient to its sources, with the sums in memory and the weights as the forward pass reads them.
-Pulling takes a fifth less time for each tile but has the weights sorted anew at every call.
+Pulling is faster, but has the weights sorted anew at every call, which several tiles must share.
+Both are one kernel, because all else that they do is the same.
 
 Imports numba: import it where it is used.
 """
@@ -85,14 +86,15 @@ def clear_padding(width, used, first_row, end_row, state):
 
 
 @kernel
-def pull_fours(tag, fours, out_ptr, target, weight, zeros, shift, gradient, side):
+def pull_fours(tag, fours, out_ptr, target, weight, shift, gradient, side):
     """Pulls the gradients of all neurons of a run, in fours; `side` as for `run_fours`."""
-    place = line_of(side)
+    place, zero = line_of(side), gradient.dtype.type(0)
     for four in range(len(fours)):
         later = fours[min(four + FOURS_AHEAD, len(fours) - 1)]
         ask_for_four(later, out_ptr, target, weight)
         own = fours[four : four + 1]
-        add_four(tag, own[0], out_ptr, target, weight, zeros, gradient, side, place)
+        add_four(tag, own[0], zero, zero, zero, zero, out_ptr, target, weight, gradient, side,
+                 place)  # fmt: skip
         write_fours(tag, own, shift, side, place, gradient)
 
 
@@ -123,10 +125,11 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
         is_seeded: (R,) whether `gradients` already holds something for the run's values.
         row_ptr: (N + 1,) offsets of the positions' incoming edges.
         source: (E,) their source positions.
-        lowest: (R + 1,) the lowest position that a run or a later one reads or writes; N at last.
+        lowest: (R + 1,) where the lowest level begins that a run or a later one reads; N at last.
         pushes: Whether gradients are pushed. Then all runs and rows are one part.
         push_from: The first position whose gradient is pushed.
-        weight: (E,) weights, in the order of `source` if pushed, else in that of `target`.
+        weight: (E,) weights, in the order of `source` if pushed, else in that of `target`, where
+            those of run 0 are not read unless it is wanted.
         out_ptr: (N + 1,) offsets of the positions' outgoing edges; read if pulled, as `target`.
         target: (E,) the rows of their targets' gradients.
         four_ptr: (R + 1,) offsets of the fours of runs that consist of fours.
@@ -154,7 +157,6 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
     scratch = np.empty(256, gradients.dtype)
     zero = gradients.dtype.type(0)
     side = np.empty(CHUNK + LINE if len(fours) > 0 else 0, gradients.dtype)
-    zeros = np.zeros(row_ptr.size if len(fours) > 0 else 0, gradients.dtype)
     for tile in range(tiles):
         first = first_sample + tile * width
         is_fresh = is_first and tile == 0
@@ -177,8 +179,7 @@ def backward_tiles(tag, by_output, output_order, output_position, output_ptr, by
             # Not if threads share the run.
             in_fours = 0 < 4 * (own.stop - own.start) == stop - begin and not is_seeded[run]
             if in_fours:
-                pull_fours(tag, fours[own], out_ptr, target, weight, zeros, shift[run], gradient,
-                           side)  # fmt: skip
+                pull_fours(tag, fours[own], out_ptr, target, weight, shift[run], gradient, side)
             top = begin
             while top < stop:
                 end = min(top + chunk, stop, (top | mask) + 1)

@@ -40,18 +40,20 @@ def find(row_ptr: np.ndarray, source: np.ndarray, run_ptr: np.ndarray) -> Fours:
         source: (E,) what they read: positions of sources, or of targets on the way back.
         run_ptr: (R + 1,) offsets of the runs' positions.
     """
-    from graphnn import topology
+    from graphnn.backends import fused_cpu_topology
 
     num_runs = run_ptr.size - 1
     run = np.repeat(np.arange(num_runs), np.diff(run_ptr))
-    hashes = topology.row_hashes(row_ptr, source, run)
-    in_order = np.sort(hashes)
+    hashes = fused_cpu_topology.row_hashes(row_ptr, source, run)
+    eligible = np.flatnonzero(np.diff(row_ptr) >= _FEW)
+    in_order = np.sort(hashes[eligible])
     if not (in_order[3:] == in_order[:-3]).any():
         return none(num_runs)
-    # In the order of the first of those that are alike: neighbours read neighbouring rows.
-    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
-    order = np.argsort(first[which], kind="stable")
-    rows: np.ndarray = topology.rows_alike(row_ptr, source, order, run, _FEW, 4)
+    # In the order of the first of those that are alike: neighbours read neighbouring rows. By run
+    # before all, whatever else has the same hash.
+    _, first, which = np.unique(hashes[eligible], return_index=True, return_inverse=True)
+    order = eligible[np.lexsort((first[which], run[eligible]))]
+    rows: np.ndarray = fused_cpu_topology.rows_alike(row_ptr, source, order, run, 4)
     of_run = np.bincount(run[rows[:, 0]], minlength=num_runs)
     of_run[4 * of_run != np.diff(run_ptr)] = 0
     ptr = np.append(0, np.cumsum(of_run))

@@ -184,9 +184,9 @@ def add_rows(tag, numbers, first, column, shift, first_row, end_row, state, scra
                 begin = (first + lane) * wide + column[start]
                 transpose_16(flat, begin, wide, scratch, 0, 16)
                 for row in range(16):
-                    at = place + row * width
-                    sums = plus(load(_SIXTEEN, state, at), load(_SIXTEEN, scratch, row * 16))
-                    store(state, at, sums)
+                    target = place + row * width
+                    sums = plus(load(_SIXTEEN, state, target), load(_SIXTEEN, scratch, row * 16))
+                    store(state, target, sums)
             else:
                 for i in range(min(16, width, batch - first - lane)):
                     for row in range(start, stop):
@@ -195,8 +195,8 @@ def add_rows(tag, numbers, first, column, shift, first_row, end_row, state, scra
 
 
 @kernel
-def add_four(tag, rows, row_ptr, source, weight, row_bias, state, out, place):
-    """Writes bias + the sums over edges of four rows that read the same sources.
+def add_four(tag, rows, b0, b1, b2, b3, row_ptr, source, weight, state, out, place):
+    """Writes b0 ... b3 + the sums over edges of four rows that read the same sources.
 
     A source's values are read once for all four. They go to out[place] and what follows, side by
     side.
@@ -206,8 +206,7 @@ def add_four(tag, rows, row_ptr, source, weight, row_bias, state, out, place):
     first = row_ptr[a]
     to_b, to_c, to_d = row_ptr[b] - first, row_ptr[c] - first, row_ptr[d] - first
     for lane in range(0, width, width_of(block)):
-        s0, s1 = splat(block, row_bias[a]), splat(block, row_bias[b])
-        s2, s3 = splat(block, row_bias[c]), splat(block, row_bias[d])
+        s0, s1, s2, s3 = splat(block, b0), splat(block, b1), splat(block, b2), splat(block, b3)
         for edge in range(first, row_ptr[a + 1]):
             value = load(block, state, at(source, edge) * width + lane)
             s0 = fma(splat_at(block, weight, edge), value, s0)
@@ -259,7 +258,9 @@ def run_fours(tag, fours, row_ptr, source, weight, row_bias, code, parameter, pr
             place = begin + i * 4 * width
             later = fours[min(first + i + FOURS_AHEAD, len(fours) - 1)]
             ask_for_four(later, row_ptr, source, weight)
-            add_four(tag, own[i], row_ptr, source, weight, row_bias, state, side, place)
+            b0, b1 = row_bias[own[i, 0]], row_bias[own[i, 1]]
+            b2, b3 = row_bias[own[i, 2]], row_bias[own[i, 3]]
+            add_four(tag, own[i], b0, b1, b2, b3, row_ptr, source, weight, state, side, place)
         if pre_shift != value_shift:
             write_fours(tag, own, pre_shift, side, begin, state)
         size = len(own) * 4 * width

@@ -1,4 +1,4 @@
-"""What `fused_cpu` derives from a plan once: runs, rows, matrix products, the transpose."""
+"""What `fused_cpu` derives from a plan once: runs, rows, products, fours, the way back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _LARGE_MATRIX = 16384
 # Share of a level's (neurons, distinct sources) matrix that must be edges for the matrix product
 # over zeros to be faster than the edges alone. Measured in training; in inference it is about 0.42.
 _CROSSOVER = 0.32
-# Numbers of a state that are kept apart in inference rather than overwritten when no longer read.
+# Rows of values in inference, and of gradients, that are kept apart rather than overwritten when
+# they are no longer read.
 _SMALL_STATE = 1 << 13
 # The mask of a ring that no position goes round.
 _ALL = (1 << 62) - 1
@@ -275,6 +276,7 @@ class Schedule:
     def pulled(self) -> WayBack:
         """By the edges' transpose; gradients overwrite those that no lower level reads."""
         from graphnn import topology
+        from graphnn.backends import fused_cpu_topology
 
         out_ptr = topology.row_pointers(self.source, self.num_neurons)
         target, edge = np.empty_like(self.source), np.empty_like(self.source)
@@ -287,7 +289,7 @@ class Schedule:
             # From the last level to the first.
             last_reader = self.num_levels - 1 - self._reach[1][::-1]
             sizes = np.ascontiguousarray(np.diff(self.level_ptr)[::-1])
-            start, count = topology.reuse_rows(sizes, last_reader)
+            start, count = fused_cpu_topology.reuse_rows(sizes, last_reader)
             moved, shift = self._moved(start[::-1])
             target = moved[target]
         return WayBack(False, count, shift, _ALL, ids, out_ptr, target, fours)
@@ -307,7 +309,10 @@ class Schedule:
 
     @cached_property
     def lowest(self) -> np.ndarray:
-        """(R + 1,) the lowest position that a run or a later one reads or writes; N at the end."""
+        """(R + 1,) the first position of the lowest level that a run or a later one reads.
+
+        N at the end; where a run reads nothing, its own level counts.
+        """
         own = np.repeat(self.level_ptr[self._reach[1]], np.diff(self.run_of_level))
         return np.minimum.accumulate(np.append(own, self.num_neurons)[::-1])[::-1].copy()
 
@@ -319,9 +324,9 @@ class Schedule:
     @cached_property
     def _reach(self) -> tuple[np.ndarray, np.ndarray]:
         """(L,) the highest level that reads each level, and the lowest that each level reads."""
-        from graphnn import topology
+        from graphnn.backends import fused_cpu_topology
 
-        return topology.level_reach(self.level_ptr, self.row_ptr, self.source)
+        return fused_cpu_topology.level_reach(self.level_ptr, self.row_ptr, self.source)
 
     def _moved(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The row of each position (N,), and the shift of each run (R,), by levels' first rows.
@@ -363,7 +368,7 @@ class Schedule:
     @cached_property
     def inference_rows(self) -> Rows:
         """Values overwrite those that no later level reads, so that a tile stays in the cache."""
-        from graphnn import topology
+        from graphnn.backends import fused_cpu_topology
 
         if self._keeps_all_rows:
             same = np.zeros(self.num_runs, np.int64)
@@ -371,7 +376,7 @@ class Schedule:
         last_reader = self._reach[0].copy()
         output_level = np.searchsorted(self.level_ptr, self.output_position, side="right") - 1
         last_reader[output_level] = self.num_levels
-        start, count = topology.reuse_rows(np.diff(self.level_ptr), last_reader)
+        start, count = fused_cpu_topology.reuse_rows(np.diff(self.level_ptr), last_reader)
         moved, shift = self._moved(start)
         outputs = moved[self.output_position].astype(self.output_position.dtype)
         return Rows(count, shift, shift, moved[self.source], outputs)

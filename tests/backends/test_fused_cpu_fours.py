@@ -41,6 +41,43 @@ def test_finds_neurons_that_read_the_same(rng):
     assert fours_of(alike(rng, 4, fan_in=3)) == [0] * 4
 
 
+def wired(groups, num_inputs, activations):
+    """Four neurons for each group of sources, one after the other, all of them outputs."""
+    target = range(num_inputs, num_inputs + 4 * len(groups))
+    edges = [(s, t) for t in target for s in groups[(t - num_inputs) // 4]]
+    activation = ["identity"] * num_inputs
+    for name in activations:
+        activation += [name] * 4
+    return graphnn.NeuronGraph(
+        list(zip(*edges, strict=True)), inputs=range(num_inputs), outputs=target,
+        activation=activation,
+    )  # fmt: skip
+
+
+# Groups of one activation, and of two whose neurons a poor hash would take for one another's.
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [[2, 10, 11, 12], [0, 5, 6, 7], [1, 10, 11, 12]],
+        [[1, 10, 11, 12], [1, 10, 11, 12], [1, 10, 11, 12]],
+        [[3, 4, 5, 6], [0, 2, 4, 6], [16, 17, 20, 21]],
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 5, 100])
+def test_fours_are_computed_in_their_own_run(rng, groups, batch):
+    graph = wired(groups, 16, ["relu", "relu", "tanh"])
+    assert sum(fours_of(graph)) == 12
+    net = graphnn.Network(graph, generator=rng, dtype=torch.float64)
+    x = torch.randn(batch, 16, generator=rng, dtype=torch.float64, requires_grad=True)
+    found = []
+    for backend in ("fused_cpu", "reference"):
+        net.backend = backend
+        outputs = net(x)
+        found.append((outputs, *torch.autograd.grad(outputs.square().sum(), (net.weight, x))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 17, 40, 64, 200])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -88,7 +125,7 @@ def test_a_converted_convolution_runs_in_fours(rng):
 
 @pytest.mark.parametrize("batch", [5, 100])
 @pytest.mark.parametrize("num_threads", [1, 2])
-def test_gradients_go_back_through_a_convolution_in_fours(rng, threads, batch, num_threads):
+def test_gradients_go_back_through_a_convolution(rng, threads, batch, num_threads):
     threads(num_threads)
     model = torch.nn.Sequential(
         torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.Tanh(), torch.nn.Conv2d(8, 4, 3)

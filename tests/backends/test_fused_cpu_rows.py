@@ -4,13 +4,22 @@ import pytest
 import torch
 
 import graphnn
-from graphnn.backends import fused_cpu_schedule
+from graphnn.backends import fused_cpu_cut, fused_cpu_pass, fused_cpu_schedule
 
 
 @pytest.fixture
 def small_state(monkeypatch):
     """Has the smallest networks use rows again, too."""
     monkeypatch.setattr(fused_cpu_schedule, "_SMALL_STATE", 0)
+
+
+@pytest.fixture
+def small_steps(monkeypatch, threads):
+    """Has two threads share the rows of small levels."""
+    threads(2)
+    for module in (fused_cpu_cut, fused_cpu_pass):
+        monkeypatch.setattr(module, "PRODUCTS_PER_STEP", 1000)
+    monkeypatch.setattr(fused_cpu_cut, "_PRODUCTS_PER_THREAD", 1000)
 
 
 def irregular(rng, num_levels=25):
@@ -47,7 +56,21 @@ def irregular(rng, num_levels=25):
 @pytest.mark.usefixtures("small_state")
 def test_rows_used_again_hold_the_reference_s_numbers(rng, threads, num_threads, batch, by_input):
     threads(num_threads)
+    agrees_with_the_reference(irregular(rng), rng, batch, by_input)
+
+
+@pytest.mark.parametrize("by_input", [True, False])
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.usefixtures("small_state", "small_steps")
+def test_rows_used_again_by_threads_that_share_levels(rng, batch, by_input):
     graph = irregular(rng)
+    cut = fused_cpu_pass.Pass(graphnn.build_plan(graph), torch.float64, batch, 2).cut
+    assert cut.is_by_rows
+    agrees_with_the_reference(graph, rng, batch, by_input)
+
+
+def agrees_with_the_reference(graph, rng, batch, by_input):
+    """Outputs and gradients of the compiled backend are those of the reference."""
     net = graphnn.Network(graph, dtype=torch.float64, generator=rng)
     x = torch.randn(batch, graph.input_ids.numel(), generator=rng, dtype=torch.float64)
     x.requires_grad_(by_input)
@@ -65,9 +88,11 @@ def test_rows_used_again_hold_the_reference_s_numbers(rng, threads, num_threads,
 
 
 @pytest.mark.usefixtures("small_state")
-@pytest.mark.parametrize("batch", [40, 200])
+@pytest.mark.parametrize("batch", [1, 16, 40, 64, 200])
 def test_gradients_inside_a_network_of_few_rows(rng, batch):
     graph = irregular(rng)
+    schedule = fused_cpu_schedule.schedule_of(graphnn.build_plan(graph))
+    assert max(schedule.pushed.count, schedule.pulled.count) < graph.num_neurons / 2
     net = graphnn.Network(graph, dtype=torch.float64, generator=rng)
     x = torch.randn(batch, graph.input_ids.numel(), generator=rng, dtype=torch.float64)
     offset = torch.randn(batch, graph.num_neurons, generator=rng, dtype=torch.float64)
