@@ -1,7 +1,7 @@
 """Compiled graph algorithms on flat integer arrays: sorting edges, levels, cycles, orders.
 
-numba is imported here and nowhere else, and this file is imported where its functions are used:
-`import graphnn` does not pay for it.
+numba is imported here, and this file where its functions are used: `import graphnn` does not pay
+for it.
 """
 
 from __future__ import annotations
