@@ -28,8 +28,9 @@ def _folder() -> str:
 
     folder = Path(__file__).parent
     files = (
-        "fused_cpu_kernels.py", "fused_cpu_backward.py", "fused_cpu_matrix.py", "elementwise.py",
-        "transcendental.py", "lanes.py", "bits.py", "rows.py",
+        "fused_cpu_kernels.py", "fused_cpu_backward.py", "fused_cpu_matrix.py",
+        "fused_cpu_sample_kernels.py", "elementwise.py", "transcendental.py", "lanes.py", "bits.py",
+        "rows.py",
     )  # fmt: skip
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
     # By name, because numba makes its settings at run time.
@@ -79,6 +80,14 @@ def matrix_kernels() -> Any:
     from graphnn.backends import fused_cpu_matrix
 
     return fused_cpu_matrix
+
+
+@cache
+def sample_kernels() -> Any:
+    """The compiled kernels of chains for one sample."""
+    from graphnn.backends import fused_cpu_sample_kernels
+
+    return fused_cpu_sample_kernels
 
 
 @cache

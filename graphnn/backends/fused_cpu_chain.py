@@ -193,18 +193,26 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     by_bias = torch.empty(ctx.num_biases, dtype=dtype, device=CPU) if needs_bias else None
     last, place = ctx.chain[-1], 0 if by_weight is None else by_weight.storage_offset()
     value = kept.pop() if last.change is not None else None
+    # One sample's gradients by the biases are those by its preactivations.
+    slopes = by_bias if gradient.shape[0] == 1 else None
     for layer in reversed(ctx.chain):
         size, matrix, _, first_edge, first_bias, change, activation, is_identity = layer
+        to = gradient
+        if slopes is not None:
+            to = slopes.as_strided((1, size), (size, 1), first_bias)
+        elif layer is last and not is_identity:
+            # The gradient that arrives is somebody else's memory.
+            to = torch.empty_like(gradient)
         if not is_identity:
             point: Any = kept.pop() if change is None else value
-            # The gradient that arrives is somebody else's memory.
-            to = torch.empty_like(gradient) if layer is last else gradient
             gradient = SLOPES[activation.function](gradient, point, activation.parameters, to)
+        elif slopes is not None:
+            gradient = to.copy_(gradient)
         value = kept.pop()
         if by_weight is not None:
             to = by_weight.as_strided(matrix, (matrix[1], 1), place + first_edge)
             torch.mm(gradient.t(), value, out=to)
-        if by_bias is not None:
+        if by_bias is not None and slopes is None:
             torch.sum(gradient, 0, out=by_bias.as_strided((size,), (1,), first_bias))
         if kept or needs_inputs:
             assert weight is not None

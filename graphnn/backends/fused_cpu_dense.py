@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphnn.activation import apply
-from graphnn.backends import eager
+from graphnn.backends import eager, fused_cpu_sample
 from graphnn.backends.base import Keep, States
 from graphnn.backends.buffers import CPU, empty
 from graphnn.backends.fused_cpu_chain import IN_PLACE, SLOPES, chain_of, run_chain
@@ -31,6 +31,8 @@ def run(
     """Runs a plan all of whose levels are blocks, of plain tensors; see `Backend.run`."""
     if offset is None and keep == "outputs":
         chain = chain_of(plan)
+        if chain is not None and fused_cpu_sample.is_for(plan, inputs.shape[0]):
+            return fused_cpu_sample.run_sample(plan, chain, weight, bias, inputs)
         if chain is not None:
             return run_chain(chain, weight, bias, inputs)
     if needs_gradient(weight, bias, inputs, offset):

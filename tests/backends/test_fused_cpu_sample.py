@@ -1,0 +1,137 @@
+"""One sample through a converted stack on the CPU, which is compiled code of its own."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+import graphnn
+from graphnn.backends import fused_cpu_sample
+
+
+def stack(sizes, inner=nn.ReLU, dtype=torch.float32):
+    layers = []
+    for sources, size in pairwise(sizes):
+        layers += [nn.Linear(sources, size, dtype=dtype), inner()]
+    return nn.Sequential(*layers[:-1])
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Grows by the number of edges at each call that takes the compiled way of one sample."""
+    calls, run = [], fused_cpu_sample.run_sample
+
+    def counted(plan, *rest):
+        calls.append(plan.num_edges)
+        return run(plan, *rest)
+
+    monkeypatch.setattr(fused_cpu_sample, "run_sample", counted)
+    return calls
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# Rows and columns below, at, and between the widths of vectors, and the parts of four rows.
+SIZES = [
+    (1, 1),
+    (3, 1, 2),
+    (15, 16, 17, 5),
+    (64, 4, 130, 3),
+    (127, 65, 128, 1),
+    (257, 6, 7),
+    (784, 512, 512, 10),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("inner", [nn.ReLU, nn.SiLU, nn.Identity])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.usefixtures("one_thread")
+def test_agrees_with_torch(rng, taken, sizes, inner, dtype):
+    model = stack(sizes, inner, dtype)
+    net = graphnn.from_sequential(model)
+    x = torch.randn(1, sizes[0], generator=rng, dtype=dtype, requires_grad=True)
+    cotangent = torch.randn(1, sizes[-1], generator=rng, dtype=dtype)
+    outputs, wanted = net(x), model(x)
+    with torch.no_grad():
+        assert torch.equal(net(x), outputs)
+    assert len(taken) == 2
+    found = torch.autograd.grad(outputs, (net.weight, net.bias, x), cotangent)
+    parameters = list(model.parameters())
+    by_model = torch.autograd.grad(wanted, (*parameters, x), cotangent)
+    weights = torch.cat([part.flatten() for part in by_model[:-1:2]])
+    expected = (wanted, weights, torch.cat(by_model[1:-1:2]), by_model[-1])
+    limit = 1e-5 if dtype == torch.float32 else 1e-12
+    for one, other in zip((outputs, *found), expected, strict=True):
+        assert (one - other).abs().max() <= limit * other.abs().max()
+
+
+def test_is_for_one_sample_and_where_threads_would_not_pay(rng, taken):
+    small, large = (graphnn.from_sequential(stack(s)) for s in ((20, 30, 5), (400, 400, 5)))
+    before = torch.get_num_threads()
+    try:
+        for threads, expected in ((1, [750, 162_000]), (2, [750])):
+            torch.set_num_threads(threads)
+            taken.clear()
+            for net in (small, large):
+                for batch in (0, 1, 2):
+                    net(torch.randn(batch, net.in_features, generator=rng))
+            assert taken == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_repeats_and_adds_up(rng, taken):
+    net = graphnn.from_sequential(stack((30, 40, 20)))
+    x = torch.randn(1, 30, generator=rng)
+    outputs = net(x).sum()
+    outputs.backward(retain_graph=True)
+    assert net.weight.grad is not None
+    first = net.weight.grad.clone()
+    outputs.backward()
+    net(x).sum().backward()
+    assert torch.equal(net.weight.grad, 2 * first + first)
+    assert len(taken) == 2
+
+
+def test_inputs_may_have_any_strides(rng, taken):
+    model = stack((8, 6, 3))
+    net = graphnn.from_sequential(model)
+    wide = torch.randn(16, 3, generator=rng)
+    imaginary = torch.view_as_complex(torch.randn(1, 8, 2, generator=rng)).conj().imag
+    for x in (wide[::2, 1][None], wide.t()[:1, ::2], imaginary, wide[:1, :1].expand(1, 8)):
+        torch.testing.assert_close(net(x), model(x))
+    assert len(taken) == 4
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_what_is_not_finite_spreads_as_in_torch(rng, taken, number):
+    model = stack((70, 40, 3), nn.Tanh)
+    with torch.no_grad():
+        model[0].weight[5, 66] = number  # pyright: ignore
+    net = graphnn.from_sequential(model)
+    x = torch.randn(1, 70, generator=rng, requires_grad=True)
+    cotangent = torch.ones(1, 3)
+    wanted = torch.autograd.grad(model(x), (model[0].weight, x), cotangent)  # pyright: ignore
+    found = torch.autograd.grad(net(x), (net.weight, x), cotangent)
+    torch.testing.assert_close(net(x), model(x), equal_nan=True)
+    torch.testing.assert_close(found[0][: 70 * 40].view(40, 70), wanted[0], equal_nan=True)
+    torch.testing.assert_close(found[1], wanted[1], equal_nan=True)
+    assert len(taken) == 2
+
+
+def test_outputs_are_the_callers(rng, taken):
+    net = graphnn.from_sequential(stack((8, 6, 3)))
+    x = torch.randn(1, 8, generator=rng)
+    first = net(x)
+    kept = first.clone()
+    net(-x)
+    assert torch.equal(first, kept)
+    assert len(taken) == 2
