@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphnn.backends.compiling import kernel
-from graphnn.backends.elementwise import activate
+from graphnn.backends.elementwise import CODES, activate
 from graphnn.backends.lanes import (
     TAGS,
     at,
@@ -30,6 +30,7 @@ from graphnn.backends.lanes import (
     load,
     plus,
     prefetch,
+    ramp,
     splat,
     splat_at,
     store,
@@ -44,6 +45,7 @@ _AHEAD = 128
 # Fours that are asked for before they are computed.
 FOURS_AHEAD = 3
 _SIXTEEN = TAGS[16]
+RELU = CODES["relu"]
 # Bytes of a cache line.
 LINE = 64
 
@@ -324,6 +326,8 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
                 run_fours(tag, own, row_ptr, source, weight, row_bias, code[run], parameter[run],
                           pre_up, up, state, side)  # fmt: skip
                 continue
+            # In the registers; by `activate` it would be a further walk over the rows.
+            is_ramp = code[run] == RELU and not (moves or tells or is_product[run])
             for top in range(max(run_ptr[run], first_row), stop, chunk):
                 end = min(top + chunk, stop)
                 if run == 0:
@@ -339,7 +343,11 @@ def forward_tiles(tag, x, input_column, output_row, run_ptr, code, parameter, va
                     for edge in range(row_ptr[row], row_ptr[row + 1]):
                         value = load(tag, state, at(source, edge) * width)
                         sums = fma(splat_at(tag, weight, edge), value, sums)
+                    if is_ramp:
+                        sums = ramp(sums)
                     store(state, (row + pre_up) * width, sums)
+                if is_ramp:
+                    continue
                 if moves:
                     add_rows(tag, offset, first, neuron_order, pre_up, top, end, state, scratch)
                 if tells:

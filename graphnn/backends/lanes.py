@@ -192,6 +192,17 @@ def times(_context, a, b):
 
 
 @intrinsic
+def ramp(_context, a):
+    """0 where a is below 0, else a."""
+
+    def generate(context, builder, signature, args):
+        zeros = ir.Constant(context.get_value_type(signature.args[0]), None)
+        return builder.select(builder.fcmp_ordered("<", args[0], zeros), zeros, args[0])
+
+    return a(a), generate
+
+
+@intrinsic
 def total(_context, a):
     """The sum over a vector, in a fixed order of pairs."""
 
