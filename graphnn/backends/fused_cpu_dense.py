@@ -29,12 +29,11 @@ def run(
     keep: Keep,
 ) -> Tensor | States:  # fmt: skip
     """Runs a plan all of whose levels are blocks, of plain tensors; see `Backend.run`."""
-    if offset is None and keep == "outputs":
-        chain = chain_of(plan)
-        if chain is not None and fused_cpu_sample.is_for(plan, inputs.shape[0]):
-            return fused_cpu_sample.run_sample(plan, chain, weight, bias, inputs)
-        if chain is not None:
-            return run_chain(chain, weight, bias, inputs)
+    chain = chain_of(plan) if offset is None else None
+    if chain is not None and fused_cpu_sample.is_for(plan, inputs.shape[0]):
+        return fused_cpu_sample.run_sample(plan, chain, weight, bias, inputs, keep)
+    if chain is not None and keep == "outputs":
+        return run_chain(chain, weight, bias, inputs)
     if needs_gradient(weight, bias, inputs, offset):
         return _Run.apply(plan, keep, weight, bias, inputs, offset)
     with torch.no_grad():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graphnn.backends import compiling
+from graphnn.backends.base import Keep, States
 from graphnn.backends.buffers import CPU, empty
 from graphnn.backends.fused_cpu_chain import Chain
 from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
@@ -30,22 +31,26 @@ class _Tables:
     """A chain as the kernels read it, for one dtype.
 
     Args:
-        layers: (L, 7), see `fused_cpu_sample_kernels`.
+        layers: (L, 7), see `fused_cpu_sample_kernels`; values overwrite where they may.
+        all_layers: The same, for a state of all preactivations and, behind them, all values.
         parameter: (L, 2) activation parameters.
-        num_outputs: n_out.
-        state_size: Numbers in a state.
+        state_size: Numbers in a state of `layers`.
+        order: Neuron ids, the inputs' first, then layer by layer.
         dtype: The numbers' type.
         no_inputs: (0, n_in), where no gradient by inputs is wanted.
-        no_weights: (0,), where the weights are not read.
+        no_outputs: (0, n_out), where no gradient by outputs arrives.
+        nothing: (0,), for weights that are not read and gradients that do not arrive.
     """
 
     layers: np.ndarray
+    all_layers: np.ndarray
     parameter: np.ndarray
-    num_outputs: int
     state_size: int
+    order: np.ndarray
     dtype: Any
     no_inputs: np.ndarray
-    no_weights: np.ndarray
+    no_outputs: np.ndarray
+    nothing: np.ndarray
 
 
 def is_for(plan: ExecutionPlan, batch: int) -> bool:
@@ -54,46 +59,57 @@ def is_for(plan: ExecutionPlan, batch: int) -> bool:
 
 
 def run_sample(
-    plan: ExecutionPlan, chain: Chain, weight: Tensor, bias: Tensor, inputs: Tensor
-) -> Tensor:
-    """(1, n_out) of plain tensors: weight (E,), bias (K,) and inputs (1, n_in)."""
+    plan: ExecutionPlan, chain: Chain, weight: Tensor, bias: Tensor, inputs: Tensor, keep: Keep
+) -> Tensor | States:
+    """Runs a chain of plain tensors; as `Backend.run`, with inputs (1, n_in)."""
     key = ("sample", weight.dtype)
     tables = plan.derived.get(key)
     if tables is None:
-        tables = plan.derived[key] = _tables(chain, weight.dtype)
+        tables = plan.derived[key] = _tables(plan, chain, weight.dtype)
     if needs_gradient(weight, bias, inputs, None):
-        return _Run.apply(tables, weight, bias, inputs)
-    return _forward(tables, weight, bias, inputs)[0]
+        return _Run.apply(tables, keep, weight, bias, inputs)
+    return _forward(tables, keep, weight, bias, inputs)[0]
 
 
-def _tables(chain: Chain, dtype: torch.dtype) -> _Tables:
+def _tables(plan: ExecutionPlan, chain: Chain, dtype: torch.dtype) -> _Tables:
     from graphnn.backends.elementwise import CODES, slope_needs_preactivation
 
-    rows, size = [], 0
-    parameter = np.zeros((len(chain), 2), _DTYPES[dtype])
+    numbers = _DTYPES[dtype]
+    parameter = np.zeros((len(chain), 2), numbers)
+    count = sum(layer.size for layer in chain)
+    layers, all_layers, size, place = [], [], 0, 0
     for row, layer in enumerate(chain):
         own = layer.activation
-        pre = value = size
-        if slope_needs_preactivation(own.function, own.parameters):
-            value += layer.size
-        size = value + layer.size
-        code = CODES[own.function]
-        rows.append((*layer.matrix, layer.first_edge, layer.first_bias, pre, value, code))
         parameter[row, : len(own.parameters)] = own.parameters
+        first = (*layer.matrix, layer.first_edge, layer.first_bias)
+        all_layers.append((*first, place, count + place, CODES[own.function]))
+        place += layer.size
+        pre = size
+        if slope_needs_preactivation(own.function, own.parameters):
+            size += layer.size
+        layers.append((*first, pre, size, CODES[own.function]))
+        size += layer.size
     tables = _Tables(
-        np.array(rows, np.int64), parameter, chain[-1].size, size, _DTYPES[dtype],
-        np.empty((0, chain[0].matrix[1]), _DTYPES[dtype]), np.empty(0, _DTYPES[dtype]),
-    )  # fmt: skip
+        layers=np.array(layers, np.int64),
+        all_layers=np.array(all_layers, np.int64),
+        parameter=parameter,
+        state_size=size,
+        order=plan.neuron_order.numpy(),
+        dtype=numbers,
+        no_inputs=np.empty((0, chain[0].matrix[1]), numbers),
+        no_outputs=np.empty((0, chain[-1].size), numbers),
+        nothing=np.empty(0, numbers),
+    )
     compiling.announce(("sample", dtype), lambda: _compile(tables))
     return tables
 
 
 def _compile(tables: _Tables) -> None:
     """Compiles what is not yet compiled, by calls without layers."""
-    kernels, none = compiling.sample_kernels(), tables.no_weights
+    kernels, none, parameter = compiling.sample_kernels(), tables.nothing, tables.parameter
     no_layers, row = tables.layers[:0], np.empty((1, 0), tables.dtype)
-    kernels.forward_sample(row, none, none, no_layers, tables.parameter, none, row)
-    kernels.backward_sample(row, none, no_layers, tables.parameter, none, none, row)
+    kernels.forward_sample(row, none, none, no_layers, parameter, none, row)
+    kernels.backward_sample(row, none, none, none, no_layers, parameter, none, none, row)
     kernels.write_by_weight(row, no_layers, none, none, none)
 
 
@@ -104,63 +120,82 @@ def _numbers(tensor: Tensor) -> np.ndarray:
 
 
 def _forward(
-    tables: _Tables, weight: Tensor, bias: Tensor, inputs: Tensor
-) -> tuple[Tensor, np.ndarray]:
-    """(outputs, state)."""
-    state = np.empty(tables.state_size, tables.dtype)
-    outputs = torch.empty(1, tables.num_outputs, dtype=weight.dtype, device=CPU)
+    tables: _Tables, keep: Keep, weight: Tensor, bias: Tensor, inputs: Tensor
+) -> tuple[Tensor | States, np.ndarray]:
+    """What `run_sample` returns, and the state."""
+    x, dtype = _numbers(inputs), weight.dtype
+    outputs = torch.empty(1, tables.no_outputs.shape[1], dtype=dtype, device=CPU)
+    above = tables.order.size - x.size
+    if keep == "outputs":
+        layers, state = tables.layers, np.empty(tables.state_size, tables.dtype)
+    else:
+        layers, state = tables.all_layers, np.empty(2 * above, tables.dtype)
     compiling.sample_kernels().forward_sample(
-        _numbers(inputs), _numbers(weight), _numbers(bias), tables.layers, tables.parameter, state,
-        outputs.numpy(),
-    )  # fmt: skip
-    return outputs, state
+        x, _numbers(weight), _numbers(bias), layers, tables.parameter, state, outputs.numpy()
+    )
+    if keep == "outputs":
+        return outputs, state
+    found = []
+    for part in (state[above:], state[:above]):
+        found.append(torch.empty(1, tables.order.size, dtype=dtype, device=CPU))
+        found[-1].numpy()[0, tables.order] = np.concatenate((x[0], part))
+    return (found[0], found[1]), state
 
 
 class _Run(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tables: _Tables, weight: Tensor, bias: Tensor, inputs: Tensor) -> Tensor:
-        outputs, ctx.state = _forward(tables, weight, bias, inputs)
-        needs = ctx.needs_input_grad
-        ctx.tables, ctx.num_biases = tables, bias.shape[0]
+    def forward(
+        ctx: Any, tables: _Tables, keep: Keep, weight: Tensor, bias: Tensor, inputs: Tensor
+    ) -> Any:
+        found, ctx.state = _forward(tables, keep, weight, bias, inputs)
+        ctx.tables, ctx.keep = tables, keep
+        ctx.num_edges, ctx.num_biases = weight.shape[0], bias.shape[0]
+        _, _, needs_weight, needs_bias, needs_inputs = ctx.needs_input_grad
         ctx.save_for_backward(
-            weight if needs[3] or len(tables.layers) > 1 else None, inputs if needs[1] else None
+            weight if needs_inputs or len(tables.layers) > 1 else None,
+            inputs if needs_weight else None,
         )
-        ctx.num_edges = weight.shape[0]
+        ctx.set_materialize_grads(False)
         # Not saved: a bias that changes before the backward pass does no harm.
-        ctx.bias = bias if needs[2] else None
-        ctx.sources = weight if needs[1] else None, inputs if needs[3] else None
-        return outputs
+        ctx.bias = bias if needs_bias else None
+        ctx.sources = weight if needs_weight else None, inputs if needs_inputs else None
+        return found
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         refuse_batched_gradients("fused_cpu", gradients)
-        computed = _gradients(ctx, *gradients)
+        computed = _gradients(ctx, gradients)
         if torch.is_grad_enabled():
             tensors = (*ctx.sources, ctx.bias, *gradients)
             depends_on = tuple(tensor for tensor in tensors if tensor is not None)
             computed = refuse_second_derivative("fused_cpu", computed, depends_on)
-        return None, *computed
+        return None, None, *computed
 
 
-def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     """The gradients by weight, bias and inputs; None where not needed."""
     kernels, tables = compiling.sample_kernels(), ctx.tables
-    _, needs_weight, needs_bias, needs_inputs = ctx.needs_input_grad
+    _, _, needs_weight, needs_bias, needs_inputs = ctx.needs_input_grad
     weight, inputs = ctx.saved_tensors
-    by_bias = np.empty(ctx.num_biases, tables.dtype)
-    by_input = tables.no_inputs
+    by_bias, by_input = np.empty(ctx.num_biases, tables.dtype), tables.no_inputs
     if needs_inputs:
-        by_input = np.empty((1, tables.no_inputs.shape[1]), tables.dtype)
+        by_input = np.empty((1, by_input.shape[1]), tables.dtype)
+    layers, by_output, by_state = tables.layers, tables.no_outputs, (tables.nothing,) * 2
+    if ctx.keep == "all":
+        layers = tables.all_layers
+        by_state = [
+            tables.nothing if g is None else _numbers(g)[0, tables.order] for g in gradients
+        ]
+    elif gradients[0] is not None:
+        by_output = _numbers(gradients[0])
     kernels.backward_sample(
-        _numbers(gradient), tables.no_weights if weight is None else _numbers(weight),
-        tables.layers, tables.parameter, ctx.state, by_bias, by_input,
+        by_output, *by_state, tables.nothing if weight is None else _numbers(weight), layers,
+        tables.parameter, ctx.state, by_bias, by_input,
     )  # fmt: skip
     by_weight = None
     if needs_weight:
-        by_weight = empty(ctx.num_edges, gradient.dtype)
-        kernels.write_by_weight(
-            _numbers(inputs), tables.layers, ctx.state, by_bias, by_weight.numpy()
-        )
+        by_weight = empty(ctx.num_edges, inputs.dtype)
+        kernels.write_by_weight(_numbers(inputs), layers, ctx.state, by_bias, by_weight.numpy())
     return (
         by_weight,
         torch.from_numpy(by_bias) if needs_bias else None,

@@ -136,11 +136,14 @@ def forward_sample(x, weight, bias, layers, parameter, state, out):
 
 
 @kernel
-def backward_sample(gradient, weight, layers, parameter, state, by_bias, by_input):
+def backward_sample(by_output, by_value, by_pre, weight, layers, parameter, state, by_bias,
+                    by_input):  # fmt: skip
     """Takes gradients back to every layer's preactivations: those by its biases.
 
     Args:
-        gradient: (1, n_out) by output.
+        by_output: (1, n_out) gradients by output, or (0, n_out).
+        by_value: (N,) gradients by value, the inputs' first, then layer by layer; or (0,).
+        by_pre: (N,) gradients by preactivation, likewise.
         weight: As in `forward_sample`, as the others; read from the second layer on, and all of it
             where `by_input` is wanted.
         layers: As there.
@@ -149,15 +152,22 @@ def backward_sample(gradient, weight, layers, parameter, state, by_bias, by_inpu
         by_bias: (K,) written.
         by_input: (1, n_in) written, or (0, n_in) if not wanted.
     """
-    last = len(layers) - 1
+    last, end = len(layers) - 1, max(by_value.size, by_pre.size)
     for layer in range(last, -1, -1):
         n, s, edge, slot, pre, value, code = layers[layer]
-        by_pre = by_bias[slot : slot + n]
+        own = by_bias[slot : slot + n]
         if layer == last:
-            by_pre[:] = gradient[0]
+            own[:] = 0
+            if len(by_output) > 0:
+                own[:] = by_output[0]
+        if by_value.size > 0:
+            own += by_value[end - n : end]
         multiply_by_slope(
             code, parameter[layer, 0], parameter[layer, 1], state, pre, value, by_bias, slot, n
         )
+        if by_pre.size > 0:
+            own += by_pre[end - n : end]
+        end -= n
         if layer > 0:
             below = layers[layer - 1, 3]
             by_source = by_bias[below : below + s]
@@ -169,13 +179,17 @@ def backward_sample(gradient, weight, layers, parameter, state, by_bias, by_inpu
         i = 0
         while i + 4 <= n:
             add_four_rows(
-                weight, edge + i * s, s, by_pre[i], by_pre[i + 1], by_pre[i + 2], by_pre[i + 3],
-                by_source,
-            )  # fmt: skip
+                weight, edge + i * s, s, own[i], own[i + 1], own[i + 2], own[i + 3], by_source
+            )
             i += 4
         while i < n:
-            add_row(weight, edge + i * s, s, by_pre[i], by_source)
+            add_row(weight, edge + i * s, s, own[i], by_source)
             i += 1
+    # An input's value is its preactivation.
+    if by_value.size > 0:
+        by_input[0] += by_value[:end]
+    if by_pre.size > 0:
+        by_input[0] += by_pre[:end]
 
 
 @kernel
