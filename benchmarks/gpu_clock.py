@@ -11,7 +11,9 @@ import torch
 
 from benchmarks.problem import FORWARD
 
-LEAST_ROUNDS, MOST_ROUNDS = 5, 100
+# Calls that warm up (the third may capture a graph) and that are timed; and seconds after which
+# fewer do: a call that takes as long needs neither.
+WARM_UPS, LEAST_ROUNDS, MOST_ROUNDS, LONG = 3, 5, 100, 5.0
 # Samples of a tile, whose values a kernel without structure gathers from the common cache.
 TILE = 64
 
@@ -37,11 +39,14 @@ class Clock:
         return first.elapsed_time(last) / 1e3
 
     def rounds(self, run: Callable[[], Any], budget: float) -> list[float]:
-        """Several calls, after three that warm up: the third may capture a graph."""
-        for _ in range(3):
-            run()
+        """Several calls, after some that warm up."""
+        warm = 0.0
+        for _ in range(WARM_UPS):
+            warm += self.seconds(run)
+            if warm > LONG:
+                break
         taken: list[float] = []
-        while len(taken) < MOST_ROUNDS:
+        while len(taken) < MOST_ROUNDS and sum(taken) <= LONG:
             taken.append(self.seconds(run))
             if len(taken) >= LEAST_ROUNDS and sum(taken) > budget:
                 break

@@ -30,6 +30,8 @@ class CompiledReference(Auto):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
+        # Of one function no more than eight variants are compiled; the networks before used some.
+        torch.compiler.reset()
         self.compiled = torch.compile(self.net, dynamic=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -102,6 +102,7 @@ def _triplets(lines: list[Line]) -> str:
             f"{line['speed_over_clone']:.2f}",
         ]
         for line in lines
+        if "skipped" not in line
     ]  # fmt: skip
     return table(["level", "B", "triplets", "copy", "speed over a copy"], rows)
 

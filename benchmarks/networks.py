@@ -113,7 +113,9 @@ def challenge_probe(neurons: int, layers: int, batch: int) -> Problem:
 
 def _radixnet(neurons: int, layers: int) -> graphnn.NeuronGraph:
     generator = torch.Generator().manual_seed(0)
-    return graphnn.generate.radixnet(neurons, layers, generator=generator)
+    return graphnn.generate.radixnet(
+        neurons, layers, "clamp(0, 32)", "clamp(0, 32)", generator=generator
+    )
 
 
 def _of_radixnet(

@@ -250,7 +250,7 @@ def plain_names(labels: list[Any], codes: np.ndarray) -> tuple[Hashable, ...]:
         return tuple(labels)
     names = []
     for i, label in enumerate(labels):
-        if _is_missing(label) or isinstance(label, Tensor):
+        if label is None or not wiring.is_label(label):
             first = int(np.argmax(codes == i))
             hint = ""
             if isinstance(label, Tensor):
@@ -263,17 +263,6 @@ def plain_names(labels: list[Any], codes: np.ndarray) -> tuple[Hashable, ...]:
         plain = isinstance(label, np.generic) and label.dtype.kind not in "mM"
         names.append(label.item() if plain else label)
     return tuple(names)
-
-
-def _is_missing(label: Any) -> bool:
-    if label is None:
-        return True
-    try:
-        # NaN and NaT differ from themselves.
-        return bool(label != label)
-    except (TypeError, ValueError, RuntimeError):
-        # pandas.NA answers no comparison.
-        return True
 
 
 def with_weights(table: EdgeTable, values: Sequence[Any]) -> EdgeTable:

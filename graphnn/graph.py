@@ -259,12 +259,16 @@ class NeuronGraph:
             return wiring.read_ids(labels, "labels", self._num_neurons, device=self.device)
         found = []
         for place, label in enumerate(labels):
-            if not isinstance(label, Hashable) or label not in self._id_of:
+            try:
+                neuron = self._id_of.get(label)
+            except TypeError:  # not hashable, so no name
+                neuron = None
+            if neuron is None:
                 raise GraphError(
                     f"labels must be names of neurons, but labels[{place}] is {label!r}, which no "
                     f"neuron has.{wiring.near_label(label, self._names)}"
                 )
-            found.append(self._id_of[label])
+            found.append(neuron)
         return torch.tensor(found, dtype=torch.int64, device=self.device)
 
     def edge_ids(self, sources: Ids, targets: Ids) -> Tensor:
@@ -314,6 +318,9 @@ class NeuronGraph:
 
         Returns:
             An equal graph, or the graph itself where it is there already.
+
+        Raises:
+            GraphError: torch cannot use the device here.
 
         Example:
             >>> graph = graphnn.NeuronGraph([[0, 0, 1, 2], [1, 2, 3, 3]])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils import _pytree
 
 from graphnn import autocast, network_inputs, network_summary, parameters
 from graphnn.backends import selection
@@ -39,11 +40,14 @@ class Network(nn.Module):
         generator: Draws the parameters; default: torch's global one.
 
     Raises:
-        GraphError: An argument has the wrong shape or dtype.
+        GraphError: An argument has the wrong shape or dtype, or torch cannot use the device here.
         BackendError: There is no such backend.
 
     Drawn weights and biases follow ``U(-1/sqrt(fan_in), 1/sqrt(fan_in))`` with the target's fan-in,
     as nn.Linear's do; the bias of a neuron without incoming edges starts at 0.
+
+    A program of torch.export with several output groups returns their named tuple. A process that
+    loads it from a file must know that: make a network with these groups first.
 
     Example:
         >>> graph = graphnn.NeuronGraph([[0, 0, 1, 2], [1, 2, 3, 3]], activation="identity")
@@ -344,12 +348,17 @@ def _sizes(groups: Mapping[str, Tensor]) -> tuple[int, ...]:
     return tuple(ids.numel() for ids in groups.values())
 
 
-@lru_cache(maxsize=1024)
+@cache
 def output_tuple(names: tuple[str, ...]) -> Any:
     """The named tuple class of a network with these output groups."""
     base = namedtuple("Outputs", names)
     base.__reduce__ = lambda self: (_rebuild_outputs, (names, tuple(self)))
     base.__module__ = __name__
+    # torch.export.save writes the name, and load finds the class by it. torch keeps the class for
+    # ever, so there must never be a second one.
+    _pytree._register_namedtuple(
+        base, serialized_type_name=f"{__name__}.Outputs({', '.join(names)})"
+    )
     return base
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from graphnn.errors import GraphError
+from graphnn.placing import exact_device
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -64,7 +65,7 @@ def placement(
         # A graph was brought to an accelerator on purpose; on the CPU it is where all begin.
         implied = torch.get_default_device() if graph_device.type == "cpu" else graph_device
         device = given[0].device if given else implied
-    return dtype, torch.device(device)
+    return dtype, exact_device(device)
 
 
 def make(

@@ -8,12 +8,26 @@ from typing import Any, TypeVar
 
 import torch
 
+from graphnn.errors import GraphError
+
 _T = TypeVar("_T")
 
 
 def exact_device(device: torch.device | str) -> torch.device:
-    """`device` as its tensors name it: theirs is "cuda:0" where "cuda" was asked for."""
-    return torch.empty(0, device=device).device
+    """`device` as its tensors name it: theirs is "cuda:0" where "cuda" was asked for.
+
+    Raises:
+        GraphError: It is no device, or none that this torch can use here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    # torch refuses a device that it was not built for with an AssertionError.
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise GraphError(
+            "device must be one that torch can use here, by a name such as 'cpu' or 'cuda:0' "
+            f"(got {device!r}: {reason}). Choose another, or install a torch that has it."
+        ) from error
 
 
 def untouched(function: Callable[..., _T], *arguments: Any) -> _T:

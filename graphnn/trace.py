@@ -158,6 +158,8 @@ class Trace:
             raise GraphError(f"k must be an integer and not negative (got {k!r}).")
         if by not in ("contribution", "weight"):
             raise GraphError(f"by must be 'contribution' or 'weight' (got {by!r}).")
+        if sample is not None:
+            sample = self._sample(sample)
         score = self.weight.detach()
         if by == "contribution":
             values = self._samples(self.values).detach()
@@ -165,7 +167,7 @@ class Trace:
                 raise GraphError(
                     "edges must be ranked over at least one sample (the trace has none)."
                 )
-            strength = values.mean(0) if sample is None else values[self._sample(sample)]
+            strength = values.mean(0) if sample is None else values[sample]
             score = score * strength.index_select(0, self._placed.edge_index[0])
         magnitude = score.abs().nan_to_num_(nan=torch.inf, posinf=torch.inf)
         return largest(magnitude, int(k)).to(self.graph.device)

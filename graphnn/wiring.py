@@ -174,6 +174,17 @@ def read_names(names: Any) -> tuple[Hashable, ...] | None:
     return tuple(names)
 
 
+def is_label(label: Any) -> bool:
+    """Whether a neuron can be found by `label` again: NaN, NaT and tensors equal nothing."""
+    if isinstance(label, Tensor):
+        return False
+    try:
+        return bool(label == label)
+    except (TypeError, ValueError, RuntimeError):
+        # pandas.NA answers no comparison.
+        return False
+
+
 def check_names(names: Names, num_neurons: int) -> None:
     """Refuses names that are not one unique hashable label per neuron."""
     if names is None:
@@ -193,6 +204,11 @@ def check_names(names: Names, num_neurons: int) -> None:
         if other != neuron:
             raise GraphError(
                 f"names must be unique, but neurons {other} and {neuron} are both {name!r}."
+            )
+        if type(name) not in (str, int) and not is_label(name):
+            raise GraphError(
+                "names must be values that equal themselves, such as strings or integers, but "
+                f"names[{neuron}] is the {type(name).__name__} {name!r}. Use strings or numbers."
             )
 
 

@@ -117,6 +117,7 @@ def test_ids_of_labels():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
+        ([(["in"],)], r"labels\[0\] is \(\['in'\],\), which no neuron has"),
         (["in", "ouut"], r"labels\[1\] is 'ouut', which no neuron has\. Did you mean 'out'"),
         ([8], r"labels\[0\] is 8, which no neuron has"),
         ([["in"]], r"labels\[0\] is \['in'\], which no neuron has"),

@@ -9,6 +9,7 @@
 import copy
 import io
 import pickle
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -562,6 +563,19 @@ def test_on_the_meta_device(net, x):
     assert copy.deepcopy(net).to("meta")(x.to("meta")).device.type == "meta"
 
 
+@pytest.mark.parametrize("device", ["foo", "", 3.5, "xla:0"])
+def test_refuses_a_device_that_torch_cannot_use(net, device):
+    match = re.escape(f"'cpu' or 'cuda:0' (got {device!r}: ")
+    for make in (
+        lambda: graphnn.Network(net.graph, device=device),
+        lambda: graphnn.from_networkx(graphnn.to_networkx(net), device=device),
+        lambda: net.graph.to(device),
+        lambda: graphnn.build_plan(net.graph, device),
+    ):
+        with pytest.raises(graphnn.GraphError, match=match):
+            make()
+
+
 def test_repr(net):
     assert "5 neurons, 6 edges, 3 levels, density 0.75" in repr(net)
     assert "in_features=2, out_features=1" in repr(net)
@@ -666,6 +680,17 @@ def test_exports_with_any_batch_size(net, x):
     exported = torch.export.export(net, (x,), dynamic_shapes=dynamic).module()
     for part in (x, x[:2], x.repeat(7, 1)):
         torch.testing.assert_close(exported(part), net(part))
+
+
+def test_an_exported_program_with_groups_is_saved_and_loaded(rng):
+    net = graphnn.Network(grouped_graph(), generator=rng)
+    given = torch.randn(4, 1, generator=rng), torch.randn(4, 2, generator=rng)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(net, given), file)
+    file.seek(0)
+    found, expected = torch.export.load(file).module()(*given), net(*given)
+    assert type(found) is type(expected)
+    torch.testing.assert_close((found.high, found.low), tuple(expected))
 
 
 def test_per_sample_gradients(net, x):

@@ -384,6 +384,7 @@ def test_on_the_meta_device():
         (lambda t: t.top_edges(1.5), r"k must be an integer and not negative \(got 1\.5\)"),
         (lambda t: t.top_edges(1, by="value"), r"'contribution' or 'weight' \(got 'value'\)"),
         (lambda t: t.top_edges(1, sample=7), r"sample must be an integer in 0 \.\.\. 6 \(got 7"),
+        (lambda t: t.top_edges(1, "weight", 7), r"sample must be an integer in 0 \.\.\. 6 \(got 7"),
         (lambda t: t.top_edges(1, sample=0.5), r"sample must be an integer in .*\(got 0\.5"),
         (lambda t: t.to_frame(sample=-8), r"sample must be an integer in .*\(got -8"),
     ],

@@ -6,9 +6,11 @@
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
 # pyright: reportIndexIssue=false, reportOptionalIterable=false
 
+import math
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -371,6 +373,10 @@ def test_refuses_biases_of_another_number():
         (["a", "b", "a", "c"], r"must be unique, but neurons 0 and 2 are both 'a'"),
         ([1, "b", 1.0, True], r"must be unique, but neurons 0 and 2 are both 1"),
         (["a", ["b"], "c", "d"], r"hashable, but names\[1\] is a list"),
+        (["a", math.nan, "c", "d"], r"equal themselves, .*names\[1\] is the float nan\. Use"),
+        ([0, 1, 2, np.datetime64("NaT")], r"equal themselves, .*names\[3\] is the datetime64"),
+        ([pd.NA, 1, 2, 3], r"equal themselves, .*names\[0\] is the NAType <NA>"),
+        (torch.arange(4), r"equal themselves, .*names\[0\] is the Tensor tensor\(0\)"),
         (5, r"sequence of labels, one per neuron \(got 5\)"),
     ],
 )

@@ -20,7 +20,7 @@ Value = float | Sequence[float] | Tensor | Trace
 
 
 def ablate(net: Network, neurons: Ids, value: Value = 0.0, remove: bool = False) -> Network:
-    """A network in which the values of some neurons are held, whatever the inputs are.
+    """A network in which the values of some neurons are held, whatever finite inputs come.
 
     Neurons, edges, ids and groups stay; only numbers change:
 
@@ -35,7 +35,8 @@ def ablate(net: Network, neurons: Ids, value: Value = 0.0, remove: bool = False)
     those that no output depends on any more. The outputs are those of holding at 0.
 
     What holds a neuron are parameters: training the new network moves them, where `net`'s were
-    trained.
+    trained. And a weight of 0 keeps out finite values only: over such an edge an infinite or NaN
+    value gives NaN, since 0 * inf is NaN. ``remove=True`` takes the edges themselves out.
 
     Args:
         net: The network; left as it is.

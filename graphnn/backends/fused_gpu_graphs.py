@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from threading import Lock, RLock
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakSet
 
 import torch
@@ -60,17 +62,41 @@ def capture(compute: Compute, tensors: Tensors) -> Captured:
         given = tuple(None if t is None else torch.empty_like(t).copy_(t) for t in tensors)
         # Compiles and derives whatever is still missing, which no capture may do.
         compute(*given)
-        with torch.cuda.device_of(next(t for t in given if t is not None)):
-            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-            # What other threads do meanwhile, such as copying the next batch, is no part of it. A
-            # capture that fails leaves its stream the current one: the outer context does not.
-            with (
-                _CAPTURING,
-                torch.cuda.stream(torch.cuda.current_stream()),
-                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
-            ):
-                results = compute(*given)
+        first = next(t for t in given if t is not None)
+        with torch.cuda.device_of(first), _CAPTURING, _recording(first.device) as graph:
+            results = compute(*given)
     return Captured(graph.replay, given, results)
+
+
+@contextmanager
+def _recording(device: torch.device) -> Iterator[Any]:
+    """A graph that takes up what is launched on the device, which is the current one."""
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    where: dict[str, Any] = {"pool": pool, "stream": _stream_of_captures(device)}
+    try:
+        # What other threads do meanwhile, such as copying the next batch, is no part of it. A
+        # capture that fails leaves its stream the current one: the outer context does not.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, capture_error_mode="thread_local", **where),
+        ):
+            yield graph
+    except BaseException:
+        # One that ended in disorder is still under way for the allocator, which would never again
+        # give cached memory back. Of one that ended in order it says that it knows no such pool.
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(device.index, pool)
+            torch._C._cuda_releasePool(device.index, pool)
+        raise
+
+
+@cache
+def _stream_of_captures(device: torch.device) -> Any:
+    """One a device: torch hands out few streams in turn, and one is soon somebody else's.
+
+    A matrix product's workspace, which torch keeps for each stream, is made once too.
+    """
+    return torch.cuda.Stream(device)
 
 
 class Graphs:

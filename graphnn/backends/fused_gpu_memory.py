@@ -32,7 +32,8 @@ def within_memory(
         try:
             return attempt()
         except torch.OutOfMemoryError as error:
-            said = str(error).partition(". ")[0]
+            # What happened, and how much was asked for.
+            said = ". ".join(str(error).split(". ")[:2])
         # Done out here, where nothing holds the frames of the failed call and their tensors.
         if not fused_gpu_graphs.is_capturing(call.weight.device):
             fused_gpu_graphs.release_all()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graphnn import edited
 from graphnn.errors import ConversionError
 from graphnn.labelled import Labelled
 from graphnn.layout import edge_pieces, node_pieces, shade_attributes, style
@@ -34,7 +35,8 @@ def to_networkx(net: Network, trace: Trace | None = None, sample: int = 0) -> nx
       shape_type; with a trace also value and preactivation;
     - of an edge: index, weight, color, r, g, b and width; with a trace also contribution;
     - of the graph: graphnn, one line of JSON that holds groups, dtype and the rest, so that
-      `from_networkx` gives the same network again.
+      `from_networkx` gives the same network again, bit for bit. Of NaN, which is no number, only
+      the sign is certain to come back.
 
     Args:
         net: The network.
@@ -46,7 +48,7 @@ def to_networkx(net: Network, trace: Trace | None = None, sample: int = 0) -> nx
 
     Raises:
         ConversionError: A name is neither a str nor an int.
-        GraphError: The trace is of another graph, or has no such sample.
+        GraphError: `net` is no Network, or the trace is of another graph or has no such sample.
 
     Example:
         >>> net = graphnn.from_edges([("a", "b", 2.0), ("b", "c", -1.0)], bias=False)
@@ -56,6 +58,7 @@ def to_networkx(net: Network, trace: Trace | None = None, sample: int = 0) -> nx
     """
     import networkx as nx
 
+    edited.check_network(net)
     graph = nx.DiGraph(graphnn=Header.of(net).to_json())
     names = net.graph.names
     drawn = style(net, trace, sample)

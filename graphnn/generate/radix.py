@@ -19,8 +19,8 @@ _BIAS = {1024: -0.30, 4096: -0.35, 16384: -0.40, 65536: -0.45}
 def radixnet(
     num_neurons: int,
     num_layers: int,
-    activation: str = "clamp(0, 32)",
-    output_activation: str = "clamp(0, 32)",
+    activation: str = "relu",
+    output_activation: str = "identity",
     bias: bool = True,
     generator: torch.Generator | None = None,
 ) -> NeuronGraph:
@@ -35,7 +35,7 @@ def radixnet(
         num_neurons: N, of every level: 16 times a power of two, at least 32. The challenge has
             1024, 4096, 16384 and 65536.
         num_layers: L. The challenge has 120, 480 and 1920.
-        activation: Of hidden neurons.
+        activation: Of hidden neurons. The challenge has "clamp(0, 32)" for all.
         output_activation: Of outputs.
         bias: Whether computed neurons have a bias.
         generator: Draws the permutations; default: torch's global one.
@@ -50,7 +50,7 @@ def radixnet(
         networks", 2019; J. Kepner et al., "Sparse Deep Neural Network Graph Challenge", 2019.
 
     Example:
-        >>> graph = graphnn.generate.radixnet(1024, 120)
+        >>> graph = graphnn.generate.radixnet(1024, 120, "clamp(0, 32)", "clamp(0, 32)")
         >>> net = graphnn.Network(graph, *graphnn.generate.radixnet_parameters(graph))
         >>> net.weight[0].item(), round(net.bias[0].item(), 2)
         (0.0625, -0.3)

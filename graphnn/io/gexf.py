@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from graphnn import edited
 from graphnn.io.atomic import replacing
 from graphnn.io.xml_text import in_quotes, name_texts, number
 from graphnn.layout import Style, edge_pieces, node_pieces, shade_attributes, style
@@ -49,7 +50,7 @@ def write_gexf(
 
     Raises:
         ConversionError: A name holds a character that XML cannot.
-        GraphError: The trace is of another graph, or has no such sample.
+        GraphError: `net` is no Network, or the trace is of another graph or has no such sample.
         OSError: The file cannot be written.
 
     Source:
@@ -63,6 +64,7 @@ def write_gexf(
         >>> nx.read_gexf(path).edges["1", "2"]["weight"]
         -1.0
     """
+    edited.check_network(net)
     if net.graph.names is not None:
         name_texts(net.graph.names)
     drawn = style(net, trace, sample)

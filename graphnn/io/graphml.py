@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import torch
 
+from graphnn import edited
 from graphnn.errors import ConversionError, FormatError, GraphError
 from graphnn.io.atomic import replacing
 from graphnn.io.graphml_parser import parse
@@ -68,8 +69,8 @@ def write_graphml(
 
     The file holds the attributes of `graphnn.to_networkx`. A node's id is its neuron's name as
     text, or its index where two names are the same text; its label is always the name. Equal
-    arguments give equal bytes. Edges are written piece by piece, so memory does not grow with
-    their number.
+    arguments give equal bytes. Every number comes back bit for bit; of NaN, which is none, its
+    sign. Edges are written piece by piece, so memory does not grow with their number.
 
     Args:
         net: The network.
@@ -80,7 +81,7 @@ def write_graphml(
 
     Raises:
         ConversionError: A name is neither a str nor an int, or holds a character that XML cannot.
-        GraphError: The trace is of another graph, or has no such sample.
+        GraphError: `net` is no Network, or the trace is of another graph or has no such sample.
         OSError: The file cannot be written.
 
     Example:
@@ -90,6 +91,7 @@ def write_graphml(
         >>> graphnn.read_graphml(path).graph == net.graph
         True
     """
+    edited.check_network(net)
     header = Header.of(net)
     ids = _node_ids(net.graph.names)
     drawn = style(net, trace, sample)

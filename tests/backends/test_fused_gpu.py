@@ -396,9 +396,8 @@ def test_under_autocast_it_computes_in_half_precision(rng, device, half_autocast
     assert trace.triplets()[0].dtype == torch.bfloat16
 
 
-@pytest.mark.skipif(not ON_GPU, reason="there is no GPU")
-def test_autocast_as_a_linear_layer_has_it(rng):
-    net = layered(rng, torch.device("cuda"))
+def test_autocast_as_a_linear_layer_has_it(rng, on_gpu):
+    net = layered(rng, on_gpu)
     x = samples(net, 5, rng)
     linear = torch.nn.Linear(5, 3, device="cuda")
     for dtype in (torch.float16, torch.bfloat16):

@@ -11,7 +11,8 @@ import weakref
 
 import pytest
 import torch
-from gpu_networks import gradients, layered, samples
+from cases import CASES
+from gpu_networks import agree, gradients, layered, samples
 
 import graphnn
 from graphnn.backends import fused_gpu, fused_gpu_graphs, fused_gpu_pass, fused_gpu_tiles
@@ -188,15 +189,23 @@ def test_a_capture_that_fails_is_told_once_and_the_results_are_right(monkeypatch
 
 
 class Machine:
-    """What a capture asks torch.cuda for, and in what order; `fails` where it ends."""
+    """What a capture asks torch.cuda for, and in what order.
 
-    def __init__(self, monkeypatch, fails=False):
-        self.log, self.fails = [], fails
+    Args:
+        monkeypatch: Puts it in the place of torch.cuda.
+        wrong: Where the capture goes wrong: in a "launch", or at its "end"; None, nowhere.
+    """
+
+    def __init__(self, monkeypatch, wrong=None):
+        self.log, self.wrong, self.under_way = [], wrong, False
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
-        monkeypatch.setattr(torch.cuda, "Stream", lambda: "another stream")
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "a pool")
         monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the current stream")
+        monkeypatch.setattr(fused_gpu_graphs, "_stream_of_captures", lambda _device: "another")
         for name in ("graph", "stream"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.forget, raising=False)
+        monkeypatch.setattr(torch._C, "_cuda_releasePool", self.release, raising=False)
 
     def replay(self):
         self.log.append("replay")
@@ -210,21 +219,38 @@ class Machine:
             self.log.append("restore")
 
     @contextlib.contextmanager
-    def graph(self, graph, stream, capture_error_mode):
+    def graph(self, graph, pool, stream, capture_error_mode):
         assert graph is self
-        assert stream == "another stream"
+        assert (pool, stream) == ("a pool", "another")
         assert capture_error_mode == "thread_local"
         assert not fused_gpu_graphs._CAPTURING.acquire(blocking=False)
         self.log.append("begin")
-        yield
-        self.log.append("end")
-        if self.fails:
-            raise RuntimeError("capture invalidated")
+        self.under_way = True
+        try:
+            yield
+        finally:
+            self.log.append("end")
+            if self.wrong == "end":
+                # As in torch: the allocator is not told that the capture has ended.
+                raise RuntimeError("capture invalidated")
+            self.under_way = False
+
+    def forget(self, _device, pool):
+        assert pool == "a pool"
+        if not self.under_way:
+            raise RuntimeError("not currently recording to mempool_id")
+        self.under_way = False
+
+    def release(self, _device, pool):
+        assert pool == "a pool"
+        self.log.append("release")
 
     def compute(self, x, nothing):
         self.log.append("compute")
         assert nothing is None
         assert not torch.is_grad_enabled()
+        if self.wrong == "launch" and self.under_way:
+            raise torch.OutOfMemoryError("tried to allocate too much")
         return (x + 1, None)
 
 
@@ -241,13 +267,28 @@ def test_what_is_captured_has_run_before_and_outlives_inference_mode(monkeypatch
     assert machine.log == ["compute", "begin", "compute", "end", "restore", "replay", "replay"]
 
 
-def test_a_capture_that_fails_leaves_the_stream_as_it_was(monkeypatch):
-    machine = Machine(monkeypatch, fails=True)
-    with pytest.raises(RuntimeError, match="invalidated"):
+@pytest.mark.parametrize(
+    ("wrong", "message", "released"),
+    # What ended in order gives its pool back itself.
+    [("launch", "too much", []), ("end", "invalidated", ["release"])],
+)
+def test_a_capture_that_fails_leaves_all_as_it_was(monkeypatch, wrong, message, released):
+    machine = Machine(monkeypatch, wrong)
+    with pytest.raises(RuntimeError, match=message):
         fused_gpu_graphs.capture(machine.compute, (torch.ones(2), None))
-    assert machine.log == ["compute", "begin", "compute", "end", "restore"]
+    assert machine.log == ["compute", "begin", "compute", "end", "restore", *released]
+    assert not machine.under_way
     assert fused_gpu_graphs._CAPTURING.acquire(blocking=False)
     fused_gpu_graphs._CAPTURING.release()
+
+
+def test_the_captures_of_a_device_share_a_stream(monkeypatch):
+    made = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or len(made))
+    fused_gpu_graphs._stream_of_captures.cache_clear()
+    devices = [torch.device("cuda", index) for index in (0, 1, 0)]
+    assert [fused_gpu_graphs._stream_of_captures(device) for device in devices] == [1, 2, 1]
+    fused_gpu_graphs._stream_of_captures.cache_clear()
 
 
 def test_which_networks_are_captured(rng):
@@ -299,3 +340,29 @@ def test_real_captures_give_the_same_bits(rng, on_gpu, monkeypatch):
     assert sum(isinstance(one, Captured) for one in kept) == 4
     fused_gpu_graphs.release_all()
     equal(gradients(net, batches[0]), expected[0])
+
+
+def test_real_captures_take_matrix_products_up(rng, on_gpu, small_products, monkeypatch):
+    net = graphnn.Network(CASES["block over two levels"](), backend="fused_gpu", generator=rng)
+    net = net.to(on_gpu)
+    x = samples(net, 64, rng)
+    expected = gradients(net, x)
+    for module in (fused_gpu, fused_gpu_pass):
+        monkeypatch.setattr(module, "launches", lambda *_: "graph")
+    for _ in range(5):
+        agree(gradients(net, x), expected)
+    kept = fused_gpu_graphs.graphs(net.plan)._kept.values()
+    assert sum(isinstance(one, Captured) for one in kept) == 2
+
+
+def test_after_a_real_capture_that_fails_others_work(on_gpu):
+    def waits(x):
+        # A stream that is captured cannot be waited for.
+        torch.cuda.current_stream().synchronize()
+        return (x + 1,)
+
+    x = torch.ones(3, device=on_gpu)
+    with pytest.raises(RuntimeError):
+        fused_gpu_graphs.capture(waits, (x,))
+    made = fused_gpu_graphs.capture(lambda own: (own + 1,), (x,))
+    assert torch.equal(made((2 * x,))[0], 3 * x)

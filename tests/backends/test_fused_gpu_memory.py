@@ -16,12 +16,12 @@ def test_too_little_memory_is_told_and_the_process_goes_on(rng, device, monkeypa
     original = fused_gpu_pass.Pass.empty
 
     def fails(self, rows, span=None):
-        raise torch.OutOfMemoryError("tried to allocate 3.00 GiB. And much more.")
+        raise torch.OutOfMemoryError("No memory. Tried to allocate 3.00 GiB. And much more.")
 
     monkeypatch.setattr(fused_gpu_pass.Pass, "empty", fails)
     message = (
         r"'fused_gpu' has too little memory on .* for 27 neurons, 66 edges and 5 samples in "
-        r"torch.float32.*\(tried to allocate 3.00 GiB\).*smaller batches"
+        r"torch.float32.*\(No memory. Tried to allocate 3.00 GiB\).*smaller batches"
     )
     for call in (net, net.trace, torch.no_grad()(net)):
         with pytest.raises(graphnn.BackendError, match=message) as caught:
@@ -104,7 +104,7 @@ def test_says_what_is_needed_what_is_free_and_what_fits(rng, device, monkeypatch
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
     def fails():
-        raise torch.OutOfMemoryError("tried to allocate 1.00 GiB. More.")
+        raise torch.OutOfMemoryError("No memory. Tried to allocate 1.00 GiB. More.")
 
     call = Call(net.plan, net.weight, net.bias, x)
     a_sample, fixed = fused_gpu_memory.needed_bytes(call, trains=True)
@@ -112,8 +112,8 @@ def test_says_what_is_needed_what_is_free_and_what_fits(rng, device, monkeypatch
     assert (a_sample, fixed) == (4 * (2 * 27 + 2 * 4), 66 * 12)
     message = (
         r"a training step takes about 0.00 GiB beside the network, and 0.00 GiB of 1.00 GiB are "
-        rf"free, enough for about {(2**16 - fixed) // a_sample} samples \(tried to allocate 1.00 "
-        r"GiB\). Give smaller batches, or run under torch.no_grad"
+        rf"free, enough for about {(2**16 - fixed) // a_sample} samples \(No memory. Tried to "
+        r"allocate 1.00 GiB\). Give smaller batches, or run under torch.no_grad"
     )
     with pytest.raises(graphnn.BackendError, match=message):
         fused_gpu_memory.within_memory(fails, fails, call, trains=True)

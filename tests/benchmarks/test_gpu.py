@@ -1,6 +1,7 @@
 """`python -m benchmarks.gpu` runs without a GPU where it is told to be quick; its tables."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_table, tables
-from benchmarks.gpu_cases import cases
-from benchmarks.gpu_clock import limits
+from benchmarks import gpu, gpu_table, networks, tables
+from benchmarks.contenders.messages import EagerScatter
+from benchmarks.gpu_cases import Case, cases
+from benchmarks.gpu_clock import Clock, limits
+from benchmarks.gpu_contenders import Kind
 from benchmarks.problem import FORWARD, TRAINING
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +70,86 @@ def test_limits():
     assert limits(REACHED, window=10**6, mode=FORWARD, **size)[1] == pytest.approx(4e9 / 4e12)
     assert limits(REACHED, window=2000, mode=TRAINING, **size)[1] == pytest.approx(3 * t1)
     assert limits(REACHED, window=2000, mode=FORWARD, **{**size, "batch": 1})[0] == 3e-6
+
+
+class Broken(EagerScatter):
+    def forward(self, x):
+        raise KeyError("no such thing")
+
+
+class BrokenBackward(EagerScatter):
+    def gradients(self, x, seed):
+        raise torch.OutOfMemoryError("tried to allocate too much\nand more")
+
+
+def measured(make, end=math.inf, contenders=(Broken, BrokenBackward, EagerScatter)):
+    """(contender, mode, why it was skipped) of every line of a tiny case."""
+    kinds = tuple(Kind(own.__name__, own) for own in contenders)
+    case = Case("deep", "tiny", make, (FORWARD, TRAINING), kinds)
+    device = torch.device("cpu")
+    lines = gpu.measure(case, device, Clock(device), REACHED, 0.001, end)
+    return [(line["contender"], line["mode"], line.get("skipped")) for line in lines]
+
+
+def test_a_contender_that_fails_leaves_the_others():
+    assert measured(lambda: networks.by_fan_in([4, 4, 4], 2, 3)) == [
+        ("Broken", FORWARD, "KeyError: 'no such thing'"),
+        ("Broken", TRAINING, "KeyError: 'no such thing'"),
+        ("BrokenBackward", FORWARD, None),
+        ("BrokenBackward", TRAINING, "OutOfMemoryError: tried to allocate too much"),
+        ("EagerScatter", FORWARD, None),
+        ("EagerScatter", TRAINING, None),
+    ]
+
+
+def test_a_case_that_fails_is_tried_once():
+    made = []
+
+    def make():
+        made.append(1)
+        raise MemoryError("too large")
+
+    lines = measured(make)
+    assert {why for *_, why in lines} == {"MemoryError: too large"}
+    assert len(lines) == 6
+    assert made == [1]
+
+
+def test_no_case_is_begun_when_the_time_is_up():
+    lines = measured(lambda: pytest.fail("it was begun"), end=0.0)
+    assert {why for *_, why in lines} == {"no time was left: the case has 40 s"}
+
+
+def test_a_family_that_breaks_off_keeps_its_lines(tmp_path, capsys):
+    def lines():
+        yield {"family": "scale", "case": "tiny", "seconds_20_50_80": [1, 2, 3]}
+        raise RuntimeError("CUDA error: an illegal memory access\nand more")
+
+    output = tmp_path / "gpu.jsonl"
+    gpu.Run({"device": "cpu"}, REACHED, output).add("scale", lines())
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["case"] for line in found] == ["tiny", "all"]
+    assert found[1]["skipped"] == "RuntimeError: CUDA error: an illegal memory access"
+    assert {line["device"] for line in found} == {"cpu"}
+
+
+def test_long_calls_are_made_a_few_times():
+    calls = []
+
+    class Long(Clock):
+        def seconds(self, run):
+            run()
+            return 8.0
+
+    assert Long(torch.device("cpu")).rounds(lambda: calls.append(1), 0.5) == [8.0]
+    assert len(calls) == 2
+
+
+def test_the_versions_that_a_gpu_needs_are_kept(monkeypatch):
+    pytest.importorskip("triton")
+    told = subprocess.CompletedProcess([], 0, stdout="580.159.04\n")
+    monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: told)
+    assert set(gpu.gpu_versions(torch.device("cpu"))) == {"triton"}
+    found = gpu.gpu_versions(torch.device("cuda"))
+    assert found["driver"] == "580.159.04"
+    assert set(found) == {"triton", "CUDA", "driver"}

@@ -132,6 +132,11 @@ def test_a_trace_gives_one_samples_numbers(names, rng):
     assert_same(graphnn.from_networkx(graph), net)
 
 
+def test_what_is_no_network_is_refused():
+    with pytest.raises(graphnn.GraphError, match=r"must be a graphnn\.Network"):
+        graphnn.to_networkx(small().graph)  # pyright: ignore[reportArgumentType]
+
+
 def test_a_trace_of_another_graph_or_a_missing_sample_is_refused():
     net = small()
     trace = net.trace(torch.zeros(2, 1), torch.zeros(2, 3))

@@ -60,12 +60,13 @@ def test_fan_in_and_fan_out_are_32():
     assert graph.num_edges == 32 * 1024 * 14
     assert (graph.fan_in[1024:] == 32).all()
     assert (graph.edge_index[0].bincount() == 32).all()
-    assert set(graph.activation[1024:]) == {"clamp(0, 32)"}
+    assert set(graph.activation[1024:-1024]) == {"relu"}
+    assert set(graph.activation[-1024:]) == {"identity"}
 
 
 @pytest.mark.parametrize(("size", "bias"), [(1024, -0.3), (4096, -0.35)])
 def test_the_challenge_network_computes_its_recurrence(size, bias):
-    graph = generate.radixnet(size, 3)
+    graph = generate.radixnet(size, 3, "clamp(0, 32)", "clamp(0, 32)")
     net = graphnn.Network(graph, *generate.radixnet_parameters(graph), backend="reference")
     images = (torch.rand(4, size, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     expected = images

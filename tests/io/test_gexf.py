@@ -92,6 +92,11 @@ def test_refused_names_leave_no_file(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_no_network_is_refused(net, tmp_path):
+    with pytest.raises(graphnn.GraphError, match=r"must be a graphnn\.Network"):
+        graphnn.write_gexf(net.graph, tmp_path / "net.gexf")
+
+
 def test_a_refused_sample_leaves_the_old_file(net, tmp_path):
     path = tmp_path / "net.gexf"
     path.write_text("old")

@@ -227,6 +227,11 @@ def test_names_that_are_neither_str_nor_int_are_refused(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_is_no_network_is_refused(tmp_path):
+    with pytest.raises(graphnn.GraphError, match=r"must be a graphnn\.Network"):
+        graphnn.write_graphml(small().graph, tmp_path / "a")  # pyright: ignore[reportArgumentType]
+
+
 def test_a_refused_trace_leaves_the_old_file(tmp_path):
     path = tmp_path / "net.graphml"
     path.write_text("old")
