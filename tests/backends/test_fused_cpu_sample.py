@@ -10,7 +10,7 @@ import graphnn
 from graphnn.backends import fused_cpu_sample
 
 
-def stack(rng, sizes, inner=nn.ReLU, dtype=torch.float32):
+def stack(rng, sizes, inner: type[nn.Module] = nn.ReLU, dtype=torch.float32):
     layers = []
     for sources, size in pairwise(sizes):
         layers += [nn.Linear(sources, size, dtype=dtype), inner()]
