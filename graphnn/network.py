@@ -300,8 +300,8 @@ class Network(nn.Module):
             or x.layout is not torch.strided
             or x.dim() != 2
             or self._input_sizes != (x.shape[1],)
-            or weight.numel() != plan.num_edges
-            or bias.numel() != self._graph.bias_neurons.numel()
+            or weight.shape != (plan.num_edges,)
+            or bias.shape != (self._graph.bias_neurons.numel(),)
             or torch.is_autocast_enabled("cpu")
             or forward_ad._current_level >= 0
         ):

@@ -21,7 +21,7 @@ from graphnn.backends.fused_cpu_op import arguments_of
 from graphnn.backends.fused_cpu_pass import DTYPES, Pass
 from graphnn.backends.fused_cpu_schedule import schedule_of
 from graphnn.backends.reference import Reference
-from graphnn.backends.second_order import refuse_grads_batched
+from graphnn.backends.second_order import check_size, refuse_grads_batched, refuse_tangents
 from graphnn.backends.transforms import is_plain, needs_gradient
 from graphnn.plan import ExecutionPlan
 
@@ -45,9 +45,11 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         refuse_grads_batched("fused_cpu", gradients)
+        refuse_tangents("fused_cpu")
         first, second = (*gradients, None)[:2]
         seeds = (first, None, None) if ctx.keep == "outputs" else (None, first, second)
         needs, saved = ctx.needs_input_grad[2:], ctx.saved_tensors
+        check_size(saved[0], ctx.plan.num_edges)
         if torch.is_grad_enabled() or not is_plain(*gradients):
             saved = (*saved, torch.tensor(ctx.threads, device=CPU))
             return None, None, *take_back(ctx.plan, needs, saved, seeds)

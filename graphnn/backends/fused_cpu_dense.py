@@ -1,7 +1,8 @@
 """Plans of complete blocks only on the CPU: torch's matrix products, with a gradient of their own.
 
 Autograd would join the levels' weight gradients in one more (E,) tensor. Here every product writes
-to its place in the result. States are batch-major, (B, n), as nn.Linear has them.
+to its place in the result. States are batch-major, (B, n), as nn.Linear has them. One sample may go
+the way of `fused_cpu_sample`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,12 @@ from graphnn.backends import compiling
 from graphnn.backends.base import Keep, States
 from graphnn.backends.buffers import CPU, empty
 from graphnn.backends.fused_cpu_chain import Chain
-from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
+from graphnn.backends.second_order import (
+    check_size,
+    refuse_batched_gradients,
+    refuse_second_derivative,
+    refuse_transforms,
+)
 from graphnn.backends.transforms import needs_gradient
 from graphnn.plan import ExecutionPlan
 
@@ -34,6 +39,8 @@ class _Tables:
         layers: (L, 7), see `fused_cpu_sample_kernels`; values overwrite where they may.
         all_layers: The same, for a state of all preactivations and, behind them, all values.
         parameter: (L, 2) activation parameters.
+        num_edges: E.
+        num_biases: K.
         state_size: Numbers in a state of `layers`.
         order: Neuron ids, the inputs' first, then layer by layer.
         dtype: The numbers' type.
@@ -45,6 +52,8 @@ class _Tables:
     layers: np.ndarray
     all_layers: np.ndarray
     parameter: np.ndarray
+    num_edges: int
+    num_biases: int
     state_size: int
     order: np.ndarray
     dtype: Any
@@ -93,6 +102,8 @@ def _tables(plan: ExecutionPlan, chain: Chain, dtype: torch.dtype) -> _Tables:
         layers=np.array(layers, np.int64),
         all_layers=np.array(all_layers, np.int64),
         parameter=parameter,
+        num_edges=plan.num_edges,
+        num_biases=count,
         state_size=size,
         order=plan.neuron_order.numpy(),
         dtype=numbers,
@@ -121,25 +132,27 @@ def _numbers(tensor: Tensor) -> np.ndarray:
 
 def _forward(
     tables: _Tables, keep: Keep, weight: Tensor, bias: Tensor, inputs: Tensor
-) -> tuple[Tensor | States, np.ndarray]:
+) -> tuple[Tensor | States, Tensor]:
     """What `run_sample` returns, and the state."""
     x, dtype = _numbers(inputs), weight.dtype
     outputs = torch.empty(1, tables.no_outputs.shape[1], dtype=dtype, device=CPU)
     above = tables.order.size - x.size
     if keep == "outputs":
-        layers, state = tables.layers, np.empty(tables.state_size, tables.dtype)
+        layers, size = tables.layers, tables.state_size
     else:
-        layers, state = tables.all_layers, np.empty(2 * above, tables.dtype)
+        layers, size = tables.all_layers, 2 * above
+    kept = torch.empty(size, dtype=dtype, device=CPU)
+    state = kept.numpy()
     compiling.sample_kernels().forward_sample(
         x, _numbers(weight), _numbers(bias), layers, tables.parameter, state, outputs.numpy()
     )
     if keep == "outputs":
-        return outputs, state
+        return outputs, kept
     found = []
     for part in (state[above:], state[:above]):
         found.append(torch.empty(1, tables.order.size, dtype=dtype, device=CPU))
         found[-1].numpy()[0, tables.order] = np.concatenate((x[0], part))
-    return (found[0], found[1]), state
+    return (found[0], found[1]), kept
 
 
 class _Run(torch.autograd.Function):
@@ -147,13 +160,13 @@ class _Run(torch.autograd.Function):
     def forward(
         ctx: Any, tables: _Tables, keep: Keep, weight: Tensor, bias: Tensor, inputs: Tensor
     ) -> Any:
-        found, ctx.state = _forward(tables, keep, weight, bias, inputs)
+        found, state = _forward(tables, keep, weight, bias, inputs)
         ctx.tables, ctx.keep = tables, keep
-        ctx.num_edges, ctx.num_biases = weight.shape[0], bias.shape[0]
         _, _, needs_weight, needs_bias, needs_inputs = ctx.needs_input_grad
         ctx.save_for_backward(
             weight if needs_inputs or len(tables.layers) > 1 else None,
             inputs if needs_weight else None,
+            state,
         )
         ctx.set_materialize_grads(False)
         # Not saved: a bias that changes before the backward pass does no harm.
@@ -164,6 +177,7 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         refuse_batched_gradients("fused_cpu", gradients)
+        refuse_transforms("fused_cpu")
         computed = _gradients(ctx, gradients)
         if torch.is_grad_enabled():
             tensors = (*ctx.sources, ctx.bias, *gradients)
@@ -176,8 +190,10 @@ def _gradients(ctx: Any, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor |
     """The gradients by weight, bias and inputs; None where not needed."""
     kernels, tables = compiling.sample_kernels(), ctx.tables
     _, _, needs_weight, needs_bias, needs_inputs = ctx.needs_input_grad
-    weight, inputs = ctx.saved_tensors
-    by_bias, by_input = np.empty(ctx.num_biases, tables.dtype), tables.no_inputs
+    weight, inputs, kept = ctx.saved_tensors
+    check_size(weight, tables.num_edges)
+    state = kept.numpy()
+    by_bias, by_input = np.empty(tables.num_biases, tables.dtype), tables.no_inputs
     if needs_inputs:
         by_input = np.empty((1, by_input.shape[1]), tables.dtype)
     layers, by_output, by_state = tables.layers, tables.no_outputs, (tables.nothing,) * 2
@@ -190,12 +206,12 @@ def _gradients(ctx: Any, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor |
         by_output = _numbers(gradients[0])
     kernels.backward_sample(
         by_output, *by_state, tables.nothing if weight is None else _numbers(weight), layers,
-        tables.parameter, ctx.state, by_bias, by_input,
+        tables.parameter, state, by_bias, by_input,
     )  # fmt: skip
     by_weight = None
     if needs_weight:
-        by_weight = empty(ctx.num_edges, inputs.dtype)
-        kernels.write_by_weight(_numbers(inputs), layers, ctx.state, by_bias, by_weight.numpy())
+        by_weight = empty(tables.num_edges, inputs.dtype)
+        kernels.write_by_weight(_numbers(inputs), layers, state, by_bias, by_weight.numpy())
     return (
         by_weight,
         torch.from_numpy(by_bias) if needs_bias else None,

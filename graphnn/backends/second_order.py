@@ -1,4 +1,4 @@
-"""Refusing derivatives that a backend does not have."""
+"""Refusing backward passes that a backend does not have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
+from torch.autograd import forward_ad
 
 from graphnn.errors import BackendError
 
@@ -52,6 +53,47 @@ def refuse_grads_batched(name: str, gradients: tuple[Tensor | None, ...]) -> Non
     """
     if any(g is not None and is_legacy_batchedtensor(g) for g in gradients):
         raise _batched(name)
+
+
+def check_size(weight: Tensor | None, num_edges: int) -> None:
+    """Raises if weights that were saved have been replaced by fewer or more, as `.data` allows.
+
+    Raises:
+        BackendError: They have: compiled code would read beyond their end.
+    """
+    if weight is not None and weight.shape != (num_edges,):
+        raise BackendError(
+            f"weight must keep its shape ({num_edges},) until the backward pass (got "
+            f"{tuple(weight.shape)}). Set it before the forward pass."
+        )
+
+
+def refuse_tangents(name: str) -> None:
+    """Raises if a backward pass runs inside forward-mode differentiation, whose tangents it drops.
+
+    Raises:
+        BackendError: It does.
+    """
+    if forward_ad._current_level >= 0:
+        raise BackendError(
+            f"backend {name!r} has no derivative of its gradients, but they were asked for inside "
+            "of forward-mode differentiation. Set net.backend = 'reference', which has every order."
+        )
+
+
+def refuse_transforms(name: str) -> None:
+    """Raises if a backward pass that computes on plain numbers runs within a transform or tracer.
+
+    Raises:
+        BackendError: It would lose what they are there for: a tangent, or the way to a result.
+    """
+    refuse_tangents(name)
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0:
+        raise BackendError(
+            f"backend {name!r} takes gradients back outside of transforms and tracers, but the "
+            "backward pass of an earlier call runs within one. Make the call there too, or set "
+            "net.backend = 'reference'."
+        )
 
 
 def _batched(name: str) -> BackendError:

@@ -5,6 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import graphnn
 from graphnn.backends import fused_cpu_sample
@@ -55,8 +57,12 @@ SIZES = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("inner", [nn.ReLU, nn.SiLU, nn.Identity])
 @pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("products", [False, True])
 @pytest.mark.usefixtures("one_thread")
-def test_agrees_with_torch(rng, taken, sizes, inner, dtype):
+def test_agrees_with_torch(rng, taken, monkeypatch, sizes, inner, dtype, products):
+    if products:
+        # As with several threads and many edges.
+        monkeypatch.setattr(fused_cpu_sample, "is_for", lambda plan, batch: False)
     model = stack(rng, sizes, inner, dtype)
     net = graphnn.from_sequential(model)
     x = torch.randn(1, sizes[0], generator=rng, dtype=dtype, requires_grad=True)
@@ -64,7 +70,7 @@ def test_agrees_with_torch(rng, taken, sizes, inner, dtype):
     outputs, wanted = net(x), model(x)
     with torch.no_grad():
         assert torch.equal(net(x), outputs)
-    assert len(taken) == 2
+    assert len(taken) == (0 if products else 2)
     found = torch.autograd.grad(outputs, (net.weight, net.bias, x), cotangent)
     parameters = list(model.parameters())
     by_model = torch.autograd.grad(wanted, (*parameters, x), cotangent)
@@ -178,3 +184,64 @@ def test_outputs_are_the_callers(rng, taken):
     net(-x)
     assert torch.equal(first, kept)
     assert len(taken) == 2
+
+
+def test_parameters_of_another_shape_are_refused(rng):
+    for name, shape in (("weight", (1, 66)), ("bias", (9, 1)), ("bias", (1, 9))):
+        net = graphnn.from_sequential(stack(rng, (8, 6, 3)))
+        setattr(net, name, nn.Parameter(getattr(net, name).detach().reshape(shape)))
+        with pytest.raises(graphnn.GraphError, match=f"{name} must have shape"):
+            net(torch.randn(1, 8, generator=rng))
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_weights_replaced_before_the_backward_pass_are_refused(rng, skips):
+    net = graphnn.from_sequential(stack(rng, (8, 6, 3)))
+    if skips:
+        graph = graphnn.generate.random_dag(8, 20, 3, fan_in=4, depth=4, generator=rng)
+        net = graphnn.Network(graph, backend="fused_cpu", generator=rng)
+    loss = net(torch.randn(1, 8, generator=rng)).sum()
+    net.weight.data = torch.zeros(5)
+    with pytest.raises(graphnn.BackendError, match=r"weight must keep its shape .* \(got \(5,\)\)"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_backward_pass_inside_of_forward_mode_is_refused(rng, skips):
+    net = graphnn.from_sequential(stack(rng, (8, 6, 3)))
+    if skips:
+        graph = graphnn.generate.random_dag(8, 20, 3, fan_in=4, depth=4, generator=rng)
+        net = graphnn.Network(graph, backend="fused_cpu", generator=rng)
+    outputs = net(torch.randn(1, 8, generator=rng))
+    with forward_ad.dual_level():
+        seed = forward_ad.make_dual(torch.ones(1, 3), torch.ones(1, 3))
+        with pytest.raises(graphnn.BackendError, match="inside of forward-mode"):
+            torch.autograd.grad(outputs, net.weight, seed)
+
+
+def test_a_backward_pass_inside_of_a_transform_is_refused(rng, taken):
+    net = graphnn.from_sequential(stack(rng, (8, 6, 3)))
+    outputs = net(torch.randn(1, 8, generator=rng))
+
+    def slope(seed):
+        return torch.autograd.grad(outputs, net.weight, seed, retain_graph=True)[0].sum()
+
+    for run in (torch.func.functionalize(slope), torch.func.grad(slope), make_fx(slope)):
+        with pytest.raises(graphnn.BackendError, match="outside of transforms and tracers"):
+            run(torch.ones(1, 3))
+    assert len(taken) == 1
+
+
+def test_what_it_keeps_can_be_packed_away(rng, taken):
+    net = graphnn.from_sequential(stack(rng, (8, 6, 3)))
+    packed = []
+
+    def pack(tensor):
+        packed.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        net(torch.randn(1, 8, generator=rng)).sum().backward()
+    # Weights, inputs, and a value of each neuron above them.
+    assert packed == [66, 8, 9]
+    assert len(taken) == 1
