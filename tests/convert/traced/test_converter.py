@@ -192,7 +192,7 @@ def test_a_stack_gives_the_network_of_from_sequential(agree, model):
 
 
 def test_what_requires_no_gradient_is_not_trained(trained):
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    model: Any = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     model[0].requires_grad_(False)
     # Neurons that are at 0 would leave the weights above without gradients.
     model[0].bias.fill_(3)
