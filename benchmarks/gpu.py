@@ -151,11 +151,11 @@ def measure(
     """A line for each contender and mode.
 
     Args:
-        case: The case.
-        device: Where it runs.
-        clock: Of the device.
-        reached: What `roofline` returns.
-        budget: Seconds of timed calls a row.
+        case: As for `Measured`, and so on to `budget`.
+        device: As there.
+        clock: As there.
+        reached: As there.
+        budget: As there.
         end: When no contender is begun any more, whatever the case may take.
     """
     end = min(end, time.perf_counter() + case.seconds)

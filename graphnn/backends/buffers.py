@@ -1,4 +1,4 @@
-"""Memory for the states of compiled backends: in whole vectors, and without a page at a time."""
+"""Memory as compiled code takes it: states in whole vectors, and tensors as arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ _KEPT = 1 << 25
 # Named wherever memory is made: a default device must not reach it.
 CPU = torch.device("cpu")
 
+# What compiled code computes in.
+DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
+
 _own = threading.local()
+
+
+def numbers(tensor: Tensor) -> np.ndarray:
+    """A tensor's numbers as a contiguous array of its shape: its own memory where that is one."""
+    # Forced, because a parameter has a gradient, and because the imaginary part of a conjugate is
+    # stored with the opposite sign.
+    return (tensor if tensor.is_contiguous() else tensor.contiguous()).numpy(force=True)
 
 
 def empty(count: int, dtype: torch.dtype) -> Tensor:

@@ -15,13 +15,13 @@ from torch import Tensor
 from graphnn import activation
 from graphnn.backends import fused_cpu_dense, transforms
 from graphnn.backends.base import Call, Keep, PlainRun, States
-from graphnn.backends.buffers import CPU
+from graphnn.backends.buffers import CPU, DTYPES
 from graphnn.backends.fused_cpu_gradient import Train, take_back
 from graphnn.backends.fused_cpu_op import arguments_of
-from graphnn.backends.fused_cpu_pass import DTYPES, Pass
+from graphnn.backends.fused_cpu_pass import Pass
 from graphnn.backends.fused_cpu_schedule import schedule_of
 from graphnn.backends.reference import Reference
-from graphnn.backends.second_order import check_size, refuse_grads_batched, refuse_tangents
+from graphnn.backends.refusals import check_size, refuse_grads_batched, refuse_tangents
 from graphnn.backends.transforms import is_plain, needs_gradient
 from graphnn.plan import ExecutionPlan
 
@@ -45,7 +45,7 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         refuse_grads_batched("fused_cpu", gradients)
-        refuse_tangents("fused_cpu")
+        refuse_tangents("fused_cpu", gradients)
         first, second = (*gradients, None)[:2]
         seeds = (first, None, None) if ctx.keep == "outputs" else (None, first, second)
         needs, saved = ctx.needs_input_grad[2:], ctx.saved_tensors

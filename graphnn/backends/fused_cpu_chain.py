@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graphnn.activation import Activation, apply
 from graphnn.backends.buffers import CPU, empty
-from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
+from graphnn.backends.refusals import refuse_batched_gradients, refuse_second_derivative
 from graphnn.backends.transforms import needs_gradient
 from graphnn.levels import Level
 from graphnn.plan import ExecutionPlan

@@ -19,7 +19,7 @@ from graphnn.backends import eager, fused_cpu_sample
 from graphnn.backends.base import Keep, States
 from graphnn.backends.buffers import CPU, empty
 from graphnn.backends.fused_cpu_chain import IN_PLACE, SLOPES, chain_of, run_chain
-from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
+from graphnn.backends.refusals import refuse_batched_gradients, refuse_second_derivative
 from graphnn.backends.transforms import needs_gradient
 from graphnn.levels import Level
 from graphnn.plan import ExecutionPlan

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from graphnn.backends.base import Keep
 from graphnn.backends.fused_cpu_op import LIBRARY, Seeds, arguments_of, plan_from
-from graphnn.backends.second_order import no_second_derivative, refuse_grads_batched
+from graphnn.backends.refusals import no_second_derivative, refuse_grads_batched
 from graphnn.plan import ExecutionPlan
 
 Needs = tuple[bool, ...]

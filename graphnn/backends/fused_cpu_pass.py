@@ -28,15 +28,8 @@ from graphnn.backends.fused_cpu_products import Tiles
 from graphnn.backends.fused_cpu_schedule import Product, Schedule, Step, schedule_of
 from graphnn.plan import ExecutionPlan
 
-DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 # (thread, its pieces, (first run, end run, first position, end position))
 Kernel = Callable[[int, "tuple[Piece, ...]", tuple[int, int, int, int]], None]
-
-
-def _contiguous(tensor: Tensor) -> np.ndarray:
-    # Forced, because a parameter has a gradient, and because the imaginary part of a conjugate is
-    # stored with the opposite sign.
-    return (tensor if tensor.is_contiguous() else tensor.contiguous()).numpy(force=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +66,8 @@ def _tables_of(plan: ExecutionPlan, dtype: torch.dtype) -> _Tables:
         shapes = (
             (0, own.num_neurons), (0, own.output_position.size), (0, own.input_column.size), (0, 0),
         )  # fmt: skip
-        empty = [np.empty(shape, DTYPES[dtype]) for shape in shapes]
-        code, parameter = own.run_tables(DTYPES[dtype])
+        empty = [np.empty(shape, buffers.DTYPES[dtype]) for shape in shapes]
+        code, parameter = own.run_tables(buffers.DTYPES[dtype])
         tables = _Tables(own, widest_tile(own, dtype.itemsize), code, parameter, *empty)
         plan.derived[key] = tables
     return tables
@@ -97,7 +90,7 @@ class Pass:
     ) -> None:
         self.tables = tables = _tables_of(plan, dtype)
         self.schedule = own = tables.schedule
-        self.dtype, self.numpy_dtype, self.batch = dtype, DTYPES[dtype], batch
+        self.dtype, self.numpy_dtype, self.batch = dtype, buffers.DTYPES[dtype], batch
         self.cut = cut_batch(tables.widest, batch, own.work, own.largest_level, most_threads)
 
     def forward(
@@ -119,12 +112,12 @@ class Pass:
         fours = own.fours
         whole = keeps_state or cut.is_by_rows or own.products
         state = buffers.empty(num_lanes(self.batch) * rows.count, self.dtype) if whole else None
-        x, moved, numbers = _contiguous(inputs), tables.no_states, _contiguous(weight)
+        x, moved, numbers = buffers.numbers(inputs), tables.no_states, buffers.numbers(weight)
         if offset is not None:
-            moved = _contiguous(offset)
+            moved = buffers.numbers(offset)
         of_edge = self._gathered(numbers, own.edge_ids)
         row_bias = np.zeros(own.num_neurons, self.numpy_dtype)
-        row_bias[own.bias_position] = _contiguous(bias)
+        row_bias[own.bias_position] = buffers.numbers(bias)
         first = second = None
         out = values = pres = tables.no_states
         if keep == "all":
@@ -187,9 +180,9 @@ class Pass:
             threads.over(zeros.size, lambda a, b: zeros[a:b].fill(0))
         none = tables.no_states
         by_output, by_value, by_pre = (
-            none if seed is None else _contiguous(seed) for seed in seeds
+            none if seed is None else buffers.numbers(seed) for seed in seeds
         )
-        numbers = _contiguous(weight)
+        numbers = buffers.numbers(weight)
         # The gradients by inputs may be nobody's wish: level 0 has none, and level 1 pushes none.
         wanted = 0 if needs[2] or needs[3] else 1
         push_from = own.level_ptr[min(wanted + 1, own.num_levels)]

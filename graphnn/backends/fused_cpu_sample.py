@@ -15,9 +15,9 @@ from torch import Tensor
 
 from graphnn.backends import compiling
 from graphnn.backends.base import Keep, States
-from graphnn.backends.buffers import CPU, empty
+from graphnn.backends.buffers import CPU, DTYPES, empty, numbers
 from graphnn.backends.fused_cpu_chain import Chain
-from graphnn.backends.second_order import (
+from graphnn.backends.refusals import (
     check_size,
     refuse_batched_gradients,
     refuse_second_derivative,
@@ -26,7 +26,6 @@ from graphnn.backends.second_order import (
 from graphnn.backends.transforms import needs_gradient
 from graphnn.plan import ExecutionPlan
 
-_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 # Edges up to which torch's threads, awake as they are, gain nothing over one.
 _EDGES_FOR_ONE = 150_000
 
@@ -83,8 +82,8 @@ def run_sample(
 def _tables(plan: ExecutionPlan, chain: Chain, dtype: torch.dtype) -> _Tables:
     from graphnn.backends.elementwise import CODES, slope_needs_preactivation
 
-    numbers = _DTYPES[dtype]
-    parameter = np.zeros((len(chain), 2), numbers)
+    kind = DTYPES[dtype]
+    parameter = np.zeros((len(chain), 2), kind)
     count = sum(layer.size for layer in chain)
     layers, all_layers, size, place = [], [], 0, 0
     for row, layer in enumerate(chain):
@@ -106,10 +105,10 @@ def _tables(plan: ExecutionPlan, chain: Chain, dtype: torch.dtype) -> _Tables:
         num_biases=count,
         state_size=size,
         order=plan.neuron_order.numpy(),
-        dtype=numbers,
-        no_inputs=np.empty((0, chain[0].matrix[1]), numbers),
-        no_outputs=np.empty((0, chain[-1].size), numbers),
-        nothing=np.empty(0, numbers),
+        dtype=kind,
+        no_inputs=np.empty((0, chain[0].matrix[1]), kind),
+        no_outputs=np.empty((0, chain[-1].size), kind),
+        nothing=np.empty(0, kind),
     )
     compiling.announce(("sample", dtype), lambda: _compile(tables))
     return tables
@@ -124,17 +123,11 @@ def _compile(tables: _Tables) -> None:
     kernels.write_by_weight(row, no_layers, none, none, none)
 
 
-def _numbers(tensor: Tensor) -> np.ndarray:
-    # Forced, because a parameter has a gradient, and because a conjugate's imaginary part is stored
-    # with the opposite sign.
-    return (tensor if tensor.is_contiguous() else tensor.contiguous()).numpy(force=True)
-
-
 def _forward(
     tables: _Tables, keep: Keep, weight: Tensor, bias: Tensor, inputs: Tensor
 ) -> tuple[Tensor | States, Tensor]:
     """What `run_sample` returns, and the state."""
-    x, dtype = _numbers(inputs), weight.dtype
+    x, dtype = numbers(inputs), weight.dtype
     outputs = torch.empty(1, tables.no_outputs.shape[1], dtype=dtype, device=CPU)
     above = tables.order.size - x.size
     if keep == "outputs":
@@ -144,7 +137,7 @@ def _forward(
     kept = torch.empty(size, dtype=dtype, device=CPU)
     state = kept.numpy()
     compiling.sample_kernels().forward_sample(
-        x, _numbers(weight), _numbers(bias), layers, tables.parameter, state, outputs.numpy()
+        x, numbers(weight), numbers(bias), layers, tables.parameter, state, outputs.numpy()
     )
     if keep == "outputs":
         return outputs, kept
@@ -177,7 +170,7 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         refuse_batched_gradients("fused_cpu", gradients)
-        refuse_transforms("fused_cpu")
+        refuse_transforms("fused_cpu", gradients)
         computed = _gradients(ctx, gradients)
         if torch.is_grad_enabled():
             tensors = (*ctx.sources, ctx.bias, *gradients)
@@ -199,19 +192,17 @@ def _gradients(ctx: Any, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor |
     layers, by_output, by_state = tables.layers, tables.no_outputs, (tables.nothing,) * 2
     if ctx.keep == "all":
         layers = tables.all_layers
-        by_state = [
-            tables.nothing if g is None else _numbers(g)[0, tables.order] for g in gradients
-        ]
+        by_state = [tables.nothing if g is None else numbers(g)[0, tables.order] for g in gradients]
     elif gradients[0] is not None:
-        by_output = _numbers(gradients[0])
+        by_output = numbers(gradients[0])
     kernels.backward_sample(
-        by_output, *by_state, tables.nothing if weight is None else _numbers(weight), layers,
+        by_output, *by_state, tables.nothing if weight is None else numbers(weight), layers,
         tables.parameter, state, by_bias, by_input,
     )  # fmt: skip
     by_weight = None
     if needs_weight:
         by_weight = empty(tables.num_edges, inputs.dtype)
-        kernels.write_by_weight(_numbers(inputs), layers, state, by_bias, by_weight.numpy())
+        kernels.write_by_weight(numbers(inputs), layers, state, by_bias, by_weight.numpy())
     return (
         by_weight,
         torch.from_numpy(by_bias) if needs_bias else None,

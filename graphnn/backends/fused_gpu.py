@@ -29,7 +29,7 @@ from graphnn.backends.fused_gpu_pass import ACCUMULATED, Pass, State, chunked
 from graphnn.backends.fused_gpu_schedule import schedule
 from graphnn.backends.fused_gpu_tiles import launches
 from graphnn.backends.reference import Reference
-from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
+from graphnn.backends.refusals import refuse_batched_gradients, refuse_second_derivative
 from graphnn.plan import ExecutionPlan
 
 # Triton makes code for GPUs of this compute capability on.

@@ -15,7 +15,7 @@ from torch import Tensor
 from graphnn.activation import built_in
 from graphnn.backends import eager
 from graphnn.backends.base import Call, Keep, States, describe_level, is_transformed
-from graphnn.backends.second_order import refuse_batched_gradients, refuse_second_derivative
+from graphnn.backends.refusals import refuse_batched_gradients, refuse_second_derivative
 from graphnn.levels import Level
 from graphnn.plan import ExecutionPlan
 

@@ -58,6 +58,10 @@ def refuse_grads_batched(name: str, gradients: tuple[Tensor | None, ...]) -> Non
 def check_size(weight: Tensor | None, num_edges: int) -> None:
     """Raises if weights that were saved have been replaced by fewer or more, as `.data` allows.
 
+    Args:
+        weight: What was saved, or None.
+        num_edges: E, the number that there must be.
+
     Raises:
         BackendError: They have: compiled code would read beyond their end.
     """
@@ -68,26 +72,36 @@ def check_size(weight: Tensor | None, num_edges: int) -> None:
         )
 
 
-def refuse_tangents(name: str) -> None:
-    """Raises if a backward pass runs inside forward-mode differentiation, whose tangents it drops.
+def refuse_tangents(name: str, gradients: tuple[Tensor | None, ...]) -> None:
+    """Raises if forward-mode differentiation brings tangents to a backward pass that drops them.
+
+    Args:
+        name: The backend's name.
+        gradients: What arrived at its backward pass.
 
     Raises:
-        BackendError: It does.
+        BackendError: One of them has a tangent.
     """
-    if forward_ad._current_level >= 0:
+    if forward_ad._current_level < 0:
+        return
+    if any(g is not None and forward_ad.unpack_dual(g).tangent is not None for g in gradients):
         raise BackendError(
             f"backend {name!r} has no derivative of its gradients, but they were asked for inside "
             "of forward-mode differentiation. Set net.backend = 'reference', which has every order."
         )
 
 
-def refuse_transforms(name: str) -> None:
+def refuse_transforms(name: str, gradients: tuple[Tensor | None, ...]) -> None:
     """Raises if a backward pass that computes on plain numbers runs within a transform or tracer.
+
+    Args:
+        name: The backend's name.
+        gradients: What arrived at its backward pass.
 
     Raises:
         BackendError: It would lose what they are there for: a tangent, or the way to a result.
     """
-    refuse_tangents(name)
+    refuse_tangents(name, gradients)
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0:
         raise BackendError(
             f"backend {name!r} takes gradients back outside of transforms and tracers, but the "
