@@ -6,14 +6,12 @@ into pieces: a sort of all edges at once would take 48 bytes an edge beside its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-# Edges that are worked on at a time: at least so many, and at most about this share of all.
-_PIECE, _SHARE = 1 << 22, 16
+from graphnn.pieces import cuts, expanded, gathered
 
 
 def scan_edges(source: Tensor, target: Tensor) -> tuple[bool, bool, int]:
@@ -52,7 +50,7 @@ def stable_order(ids: Tensor, ptr: Tensor, dtype: torch.dtype) -> Tensor:
     """The stable permutation (n,), of `dtype`, that sorts `ids`, given their `row_pointers`."""
     order = torch.empty(ids.numel(), dtype=dtype, device=ids.device)
     key_type = torch.int32 if ptr.numel() < 2**31 else torch.int64
-    for (low, start), (high, end) in pairwise(_cuts(ptr)):
+    for (low, start), (high, end) in pairwise(cuts(ptr)):
         if end - start == ids.numel():
             return torch.sort(ids.to(key_type), stable=True).indices.to(dtype)
         own = ((ids >= low) & (ids < high)).nonzero().flatten()
@@ -76,10 +74,10 @@ def sort_by_target(
         (order, sorted_source): edge ids and source ids (E,) in sorted order.
     """
     by_source = stable_order(source, row_pointers(source, ptr.numel() - 1), dtype)
-    arriving = _gather(target, by_source, dtype)
+    arriving = gathered(target, by_source, dtype)
     order = by_source.index_select(0, stable_order(arriving, ptr, dtype))
     del by_source, arriving
-    return order, _gather(source, order, dtype)
+    return order, gathered(source, order, dtype)
 
 
 def first_duplicate(ptr: Tensor, sorted_source: Tensor, order: Tensor) -> tuple[int, int]:
@@ -149,7 +147,7 @@ class _Waves:
         counts = self.ptr.index_select(0, done + 1) - first
         ptr = _accumulate(counts, counts.new_zeros(counts.numel() + 1))
         found = [done[:0]]
-        for edges in _expand(first - ptr[:-1], counts, ptr):
+        for edges in expanded(first - ptr[:-1], counts, ptr):
             target = self.target.index_select(0, edges).long()
             self.left.index_add_(0, target, self.less.expand(target.numel()))
             # Of several edges into one neuron, the one whose number stays in `claim` counts.
@@ -181,7 +179,7 @@ def reorder_rows(
     edge_source, edge_order = torch.empty_like(sorted_source), torch.empty_like(order)
     shift = ptr.index_select(0, neuron_order) - row_ptr[:-1]
     start = 0
-    for places in _expand(shift, counts, row_ptr):
+    for places in expanded(shift, counts, row_ptr):
         end = start + places.numel()
         source = sorted_source.index_select(0, places)
         edge_source[start:end] = position.index_select(0, source)
@@ -270,38 +268,6 @@ def _accumulate(counts: Tensor, ptr: Tensor) -> Tensor:
     """`ptr` (n + 1,), which holds 0, with the sums of `counts` (n,) behind it."""
     torch.cumsum(counts, 0, out=ptr[1:])
     return ptr
-
-
-def _cuts(ptr: Tensor) -> list[list[int]]:
-    """(row, place) of the ends of pieces of whole rows, ascending, (0, 0) the first."""
-    total, num_rows = int(ptr[-1]), ptr.numel() - 1
-    piece = max(_PIECE, total // _SHARE)
-    if total <= piece:
-        return [[0, 0], [num_rows, total]]
-    steps = torch.arange(piece, total, piece, device=ptr.device)
-    ends = torch.searchsorted(ptr, steps)
-    rows = torch.unique_consecutive(torch.nn.functional.pad(ends, (1, 1)))
-    rows[-1] = num_rows
-    return torch.stack([rows, ptr[rows]], 1).tolist()
-
-
-def _expand(shift: Tensor, counts: Tensor, ptr: Tensor) -> Iterator[Tensor]:
-    """Pieces of ptr[row] + shift[row], + 1, ... (counts[row] numbers) of all rows in order."""
-    for (low, start), (high, end) in pairwise(_cuts(ptr)):
-        if end > start:
-            own = torch.repeat_interleave(
-                shift[low:high], counts[low:high], output_size=end - start
-            )
-            yield own.add_(torch.arange(start, end, device=own.device))
-
-
-def _gather(values: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
-    """values[index] as `dtype`, without all of it in the type of `values`."""
-    out = torch.empty(index.numel(), dtype=dtype, device=index.device)
-    piece = max(_PIECE, index.numel() // _SHARE)
-    for own, written in zip(index.split(piece), out.split(piece), strict=True):
-        written.copy_(values.index_select(0, own))
-    return out
 
 
 def _candidates(

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphnn
-from graphnn import algorithms, compiled_topology, device_topology
+from graphnn import algorithms, compiled_topology, device_topology, pieces
 
 CHECKS = Path(__file__).parent / "backends" / "elsewhere_checks.py"
 GRAPH = ["edge_index", "level", "fan_in", "input_ids", "output_ids", "bias_neurons"]
@@ -30,7 +30,7 @@ def by_torch(arguments):
     """Builds a graph and its plan by torch operations, on the CPU, in small pieces."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(algorithms, "on", lambda device: device_topology)
-        patch.setattr(device_topology, "_PIECE", 1)
+        patch.setattr(pieces, "_PIECE", 1)
         graph = graphnn.NeuronGraph(**arguments)
         plan = graphnn.build_plan(graph)
         return graph, plan, plan.tables, graph.edges_in_level_order

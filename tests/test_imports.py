@@ -14,11 +14,11 @@ PACKAGE = Path(graphnn.__file__).parent
 # A module may import from the stages above its own line, and from its own family: names joined by
 # "+" on one line. Other names of one line never import each other.
 STAGES = [
-    ["errors"],
+    ["errors", "exhausted"],
     ["activation"],
     [
         "graph+wiring+placing+sorted_edges+edges_by_level+summary+algorithms+topology"
-        "+compiled_topology+device_topology"
+        "+compiled_topology+device_topology+pieces"
     ],
     ["plan+levels"],
     ["backends"],
@@ -45,7 +45,7 @@ PLACE = {
     for name in family.split("+")
 }
 # Loops on plain arrays and tensors: they import nothing of the package, and are loaded lazily.
-LEAVES = {"topology", "device_topology", "reachability", "numbering"}
+LEAVES = {"topology", "pieces", "reachability", "numbering"}
 LEAVES |= {"triplet_kernels", "triplet_gpu_kernels"}
 SLOW = {
     "matplotlib": "drawing",

@@ -161,10 +161,10 @@ class Backward:
         if not self.dots:
             return
         values = piece.values[product.sources][:, : piece.count].t()
-        if level in self.by_product:
-            self.by_product[level].addmm_(arriving[:, : piece.count], values)
-        else:
-            self.by_product[level] = arriving[:, : piece.count] @ values
+        # Added up in the type of all sums: hundreds of pieces would be lost in half precision.
+        own = (arriving[:, : piece.count] @ values).to(call.accumulated)
+        before = self.by_product.get(level)
+        self.by_product[level] = own if before is None else before.add_(own)
 
     def _by_weight(self) -> Tensor:
         """(E,), in graph order."""
@@ -175,7 +175,7 @@ class Backward:
             torch.sum(self.by_program, 0, out=self.by_edge)
         ordered = call.own.in_graph_order(self.by_edge, call.dtype)
         for level, gradient in self.by_product.items():
-            ordered[call.own.products[level].edges] = gradient.view(-1)
+            ordered[call.own.products[level].edges] = gradient.view(-1).to(call.dtype)
         return ordered
 
     def _by_bias(self) -> Tensor:

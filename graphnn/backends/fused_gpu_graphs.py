@@ -19,15 +19,17 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from graphnn.exhausted import is_out_of_memory
 from graphnn.plan import ExecutionPlan
 
 Tensors = tuple[Tensor | None, ...]
 Compute = Callable[..., Tensors]
 _Key = tuple[torch.device, int, Hashable, Hashable]
-# A call that has come often enough is captured: one that comes once would only pay for it.
-_CAPTURED_AT = 3
-# Calls that a plan's memory has room for, captured ones and those that are still counted.
-_MOST = 8
+# A call that has come often enough is captured: one that comes once would only pay for it. So many
+# kinds of calls are counted.
+_CAPTURED_AT, _COUNTED = 3, 1024
+# Captures that a plan keeps, and bytes that those read and write, but for the last one's.
+_MOST, _MOST_BYTES = 32, 1 << 30
 # A process captures one graph at a time, and no thread may wait for a device that captures.
 _CAPTURING = Lock()
 
@@ -45,6 +47,11 @@ class Captured:
     replay: Callable[[], None]
     given: Tensors
     results: Tensors
+
+    @property
+    def num_bytes(self) -> int:
+        """Of what it reads and writes."""
+        return sum(t.nbytes for t in (*self.given, *self.results) if t is not None)
 
     def __call__(self, tensors: Tensors) -> Tensors:
         """The results for other tensors of the same shapes."""
@@ -77,6 +84,7 @@ def _recording(device: torch.device) -> Iterator[Any]:
         # What other threads do meanwhile, such as copying the next batch, is no part of it. A
         # capture that fails leaves its stream the current one: the outer context does not.
         with (
+            _own_workspace(),
             torch.cuda.stream(torch.cuda.current_stream()),
             torch.cuda.graph(graph, capture_error_mode="thread_local", **where),
         ):
@@ -90,12 +98,23 @@ def _recording(device: torch.device) -> Iterator[Any]:
         raise
 
 
+@contextmanager
+def _own_workspace() -> Iterator[None]:
+    """Has matrix products get their workspaces anew.
+
+    torch keeps one for each stream. Captures that share a stream would share it, and the first that
+    is let go would take it from the others; one made in a capture would serve calls outside it.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
+
+
 @cache
 def _stream_of_captures(device: torch.device) -> Any:
-    """One a device: torch hands out few streams in turn, and one is soon somebody else's.
-
-    A matrix product's workspace, which torch keeps for each stream, is made once too.
-    """
+    """One a device: torch hands out few streams in turn, and one is soon somebody else's."""
     return torch.cuda.Stream(device)
 
 
@@ -104,7 +123,9 @@ class Graphs:
 
     def __init__(self) -> None:
         self._lock = RLock()
-        self._kept: OrderedDict[_Key, Captured | int | Literal["never"]] = OrderedDict()
+        self._kept: OrderedDict[_Key, Captured | Literal["never"]] = OrderedDict()
+        # How often others have come.
+        self._counts: OrderedDict[_Key, int] = OrderedDict()
         _EVERY.add(self)
 
     def run(self, key: Hashable, compute: Compute, tensors: Tensors) -> Tensors:
@@ -117,18 +138,38 @@ class Graphs:
         """
         device = next(t.device for t in tensors if t is not None)
         shapes = tuple(None if t is None else (t.shape, t.dtype) for t in tensors)
-        whole = (device, _stream(device), key, shapes)
+        whole = (device, _stream(device), (key, _precisions()), shapes)
         # One at a time: two threads may hold one stream, and backward has a thread of its own.
         with self._lock:
-            found = self._kept.pop(whole, 0)
-            if isinstance(found, int):
-                found = found + 1 if found + 1 < _CAPTURED_AT else _try(compute, tensors)
-            self._kept[whole] = found
-            while len(self._kept) > _MOST:
-                self._forget(next(iter(self._kept)))
+            found = self._kept.pop(whole, None)
+            if found is None and self._has_come_often(whole):
+                found = _try(compute, tensors)
+            if found is not None:
+                self._kept[whole] = found
+                self._make_room()
             if isinstance(found, Captured):
                 return found(tensors)
         return compute(*tensors)
+
+    def _has_come_often(self, key: _Key) -> bool:
+        """Counts a call; at the last count it is forgotten, whatever becomes of its capture."""
+        count = self._counts.pop(key, 0) + 1
+        if count >= _CAPTURED_AT:
+            return True
+        self._counts[key] = count
+        if len(self._counts) > _COUNTED:
+            self._counts.popitem(last=False)
+        return False
+
+    def _make_room(self) -> None:
+        """Lets go of those that were not used for longest."""
+        kept = [one for one in self._kept.values() if isinstance(one, Captured)]
+        total = sum(one.num_bytes for one in kept)
+        while len(self._kept) > _MOST or (len(self._kept) > 1 and total > _MOST_BYTES):
+            oldest = next(iter(self._kept))
+            found = self._kept[oldest]
+            total -= found.num_bytes if isinstance(found, Captured) else 0
+            self._forget(oldest)
 
     def _forget(self, key: _Key) -> None:
         if isinstance(self._kept[key], Captured):
@@ -150,9 +191,9 @@ _EVERY: WeakSet[Graphs] = WeakSet()
 def _try(compute: Compute, tensors: Tensors) -> Captured | Literal["never"]:
     try:
         return capture(compute, tensors)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         said = str(error).splitlines()[0]
     warnings.warn(
         f"backend 'fused_gpu' could not capture a CUDA graph ({said}) and goes on with a launch a "
@@ -160,6 +201,16 @@ def _try(compute: Compute, tensors: Tensors) -> Captured | Literal["never"]:
         stacklevel=2,
     )
     return "never"
+
+
+def _precisions() -> tuple[Any, ...]:
+    """What matrix products depend on beside their arguments."""
+    own = torch.backends.cuda.matmul
+    return (
+        own.fp32_precision, own.allow_bf16_reduced_precision_reduction,
+        own.allow_fp16_reduced_precision_reduction, own.allow_fp16_accumulation,
+        torch.are_deterministic_algorithms_enabled(),
+    )  # fmt: skip
 
 
 def _stream(device: torch.device) -> int:

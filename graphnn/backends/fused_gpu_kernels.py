@@ -16,9 +16,10 @@ What the kernels are given:
 - `target`, `weight`: backward, (E,) target positions and weights by source; `out_ptr`: (N + 1,).
 - `by_weight`: where DOTS, one row of `width` edges for each block of samples of a launch, to which
   it adds where blocks are `earlier`; column 0 is the edge `base`.
-- `first`, `end`: the positions of a level. `level_ptr`: (L + 1,), of all. `batch`: the samples of
-  the state, or of the piece. `stride`, `span`: the samples that a row has room for, multiples of
-  COLS. INDEX: a type that holds places in a state.
+- `fours`: (4, `num_fours`) positions of neurons that read the same, as `fused_gpu_fours` has them.
+- `first`, `end`: the positions, or fours, of a level. `level_ptr`: (L + 1,), of all. `batch`: the
+  samples of the state, or of the piece. `stride`, `span`: the samples that a row has room for,
+  multiples of COLS. INDEX: a type that holds places in a state.
 """
 
 # Triton compiles the functions below, whose arguments are tensors and constants of its own kind.
@@ -37,7 +38,7 @@ from graphnn.backends.fused_gpu_activations import activate, times_slope
 # divisors would be compiled again and again.
 _CHANGING = [
     "first", "end", "ring", "batch", "base", "width", "earlier", "first_block", "num_blocks",
-    "num_levels",
+    "num_levels", "num_fours",
 ]  # fmt: skip
 
 
@@ -61,21 +62,58 @@ def _kinds(table, codes, parameters, rows, is_row):
 
 @triton.jit
 def _activate_rows(
-    total, values, pres, shift, bias, table, codes, parameters, rows, is_row, cols, stride, ring,
-    INDEX: tl.constexpr, USED: tl.constexpr, KEEPS_PRE: tl.constexpr, SHIFTED: tl.constexpr,
+    total, kinds, values, pres, shift, rows, is_row, cols, stride, ring, INDEX: tl.constexpr,
+    USED: tl.constexpr, KEEPS_PRE: tl.constexpr, SHIFTED: tl.constexpr,
 ):  # fmt: skip
-    """Adds bias and offset to the sums of some rows, and writes what they become."""
+    """Writes what the preactivations of some rows become, after their offsets are added."""
     mask = is_row[:, None]
     place = (rows % ring).to(INDEX)[:, None] * stride + cols[None, :]
-    total += tl.load(bias + rows, mask=is_row, other=0)[:, None]
     if SHIFTED:
         at = rows.to(INDEX)[:, None] * stride + cols[None, :]
         total += tl.load(shift + at, mask=mask, other=0).to(total.dtype)
     if KEEPS_PRE:
         tl.store(pres + place, total.to(pres.dtype.element_ty), mask=mask)
-    code, a, b = _kinds(table, codes, parameters, rows, is_row)
+    code, a, b = kinds
     value = activate(total, code, a, b, USED)
     tl.store(values + place, value.to(values.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _weights(weights, k, has, ROWS: tl.constexpr, COLS: tl.constexpr, ACC: tl.constexpr):
+    """(ROWS, COLS): the k-th weight of each row."""
+    w = tl.load(weights + k, mask=has, other=0).to(ACC)
+    return tl.broadcast_to(w[:, None], [ROWS, COLS])
+
+
+@triton.jit
+def _gathered(
+    state, end, has, cols, room, COLS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr
+):
+    """(ROWS, COLS): the numbers of the neurons `end`."""
+    at = end.to(INDEX)[:, None] * room + cols[None, :]
+    return tl.load(state + at, mask=has[:, None], other=0).to(ACC)
+
+
+@triton.jit
+def _four_edges(
+    state, ends, weights, k, count, cols, room, ROWS: tl.constexpr, COLS: tl.constexpr,
+    ACC: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """Numbers at the other ends of four edges of each row, and weights; 0 beyond its `count`."""
+    has0, has1, has2, has3 = k < count, k + 1 < count, k + 2 < count, k + 3 < count
+    end0 = tl.load(ends + k, mask=has0, other=0)
+    end1 = tl.load(ends + k + 1, mask=has1, other=0)
+    end2 = tl.load(ends + k + 2, mask=has2, other=0)
+    end3 = tl.load(ends + k + 3, mask=has3, other=0)
+    v0 = _gathered(state, end0, has0, cols, room, COLS, ACC, INDEX)
+    v1 = _gathered(state, end1, has1, cols, room, COLS, ACC, INDEX)
+    v2 = _gathered(state, end2, has2, cols, room, COLS, ACC, INDEX)
+    v3 = _gathered(state, end3, has3, cols, room, COLS, ACC, INDEX)
+    w0 = _weights(weights, k, has0, ROWS, COLS, ACC)
+    w1 = _weights(weights, k + 1, has1, ROWS, COLS, ACC)
+    w2 = _weights(weights, k + 2, has2, ROWS, COLS, ACC)
+    w3 = _weights(weights, k + 3, has3, ROWS, COLS, ACC)
+    return v0, v1, v2, v3, w0, w1, w2, w3
 
 
 @triton.jit
@@ -88,18 +126,23 @@ def _run_rows(
     """Computes some neurons of one level for some samples."""
     edge = tl.load(row_ptr + rows, mask=is_row, other=0)
     count = tl.load(row_ptr + rows + 1, mask=is_row, other=0) - edge
+    # Needed at the end, but on their way meanwhile.
+    own_bias = tl.load(bias + rows, mask=is_row, other=0)[:, None]
+    kinds = _kinds(table, codes, parameters, rows, is_row)
     total = tl.zeros([ROWS, COLS], ACC)
-    for k in tl.range(0, tl.max(count, 0), loop_unroll_factor=4):
-        has = k < count
-        # Every edge is read once by a program, values many times: these stay in the cache.
-        s = tl.load(source + edge + k, mask=has, other=0, eviction_policy="evict_first")
-        w = tl.load(weight + edge + k, mask=has, other=0, eviction_policy="evict_first").to(ACC)
-        at = s.to(INDEX)[:, None] * stride + cols[None, :]
-        v = tl.load(values + at, mask=has[:, None], other=0).to(ACC)
-        total = tl.fma(tl.broadcast_to(w[:, None], [ROWS, COLS]), v, total)
+    # Added first, so that the places of the edges that follow are constants away.
+    sources, weights = source + edge, weight + edge
+    for k in tl.range(0, tl.max(count, 0), 4):
+        v0, v1, v2, v3, w0, w1, w2, w3 = _four_edges(
+            values, sources, weights, k, count, cols, stride, ROWS, COLS, ACC, INDEX
+        )
+        total = tl.fma(w0, v0, total)
+        total = tl.fma(w1, v1, total)
+        total = tl.fma(w2, v2, total)
+        total = tl.fma(w3, v3, total)
     _activate_rows(
-        total, values, pres, shift, bias, table, codes, parameters, rows, is_row, cols, stride,
-        ring, INDEX, USED, KEEPS_PRE, SHIFTED,
+        total + own_bias, kinds, values, pres, shift, rows, is_row, cols, stride, ring, INDEX,
+        USED, KEEPS_PRE, SHIFTED,
     )  # fmt: skip
 
 
@@ -124,6 +167,65 @@ def forward_level(
         values, pres, source, weight, row_ptr, shift, bias, table, codes, parameters, rows,
         rows < end, cols, stride, ring, COLS, ROWS, ACC, INDEX, USED, KEEPS_PRE, SHIFTED,
     )  # fmt: skip
+
+
+@triton.jit
+def _row_of_four(fours, row_ptr, place, num_fours, is_four, SLOT: tl.constexpr):
+    """(position, first edge) of one of four neurons, for each four."""
+    at = fours + place
+    for _ in tl.static_range(SLOT):
+        at += num_fours
+    row = tl.load(at, mask=is_four, other=0)
+    return row, tl.load(row_ptr + row, mask=is_four, other=0)
+
+
+@triton.jit(do_not_specialize=_CHANGING)
+def forward_fours(
+    values, pres, source, weight, row_ptr, shift, bias, table, codes, parameters, fours, num_fours,
+    first, end, stride, ring, ROWS: tl.constexpr, COLS: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr,
+    USED: tl.constexpr, KEEPS_PRE: tl.constexpr, SHIFTED: tl.constexpr,
+):  # fmt: skip
+    """Computes a level whose neurons read the same as others do: a value is gathered for four.
+
+    Each sum is added up as `forward_level` does it.
+    """
+    stride = _whole_blocks(stride, COLS)
+    program = tl.program_id(0)
+    blocks = tl.cdiv(end - first, ROWS)
+    place = first + (program % blocks) * ROWS + tl.arange(0, ROWS)
+    is_four = place < end
+    cols = (program // blocks) * COLS + tl.arange(0, COLS)
+    row0, edge0 = _row_of_four(fours, row_ptr, place, num_fours, is_four, 0)
+    row1, edge1 = _row_of_four(fours, row_ptr, place, num_fours, is_four, 1)
+    row2, edge2 = _row_of_four(fours, row_ptr, place, num_fours, is_four, 2)
+    row3, edge3 = _row_of_four(fours, row_ptr, place, num_fours, is_four, 3)
+    count = tl.load(row_ptr + row0 + 1, mask=is_four, other=0) - edge0
+    sources = source + edge0
+    weights0, weights1, weights2, weights3 = (
+        weight + edge0, weight + edge1, weight + edge2, weight + edge3,
+    )  # fmt: skip
+    total0 = tl.zeros([ROWS, COLS], ACC)
+    total1 = tl.zeros([ROWS, COLS], ACC)
+    total2 = tl.zeros([ROWS, COLS], ACC)
+    total3 = tl.zeros([ROWS, COLS], ACC)
+    for k in tl.range(0, tl.max(count, 0), 4):
+        for j in tl.static_range(4):
+            has = k + j < count
+            s = tl.load(sources + k + j, mask=has, other=0)
+            v = _gathered(values, s, has, cols, stride, COLS, ACC, INDEX)
+            total0 = tl.fma(_weights(weights0, k + j, has, ROWS, COLS, ACC), v, total0)
+            total1 = tl.fma(_weights(weights1, k + j, has, ROWS, COLS, ACC), v, total1)
+            total2 = tl.fma(_weights(weights2, k + j, has, ROWS, COLS, ACC), v, total2)
+            total3 = tl.fma(_weights(weights3, k + j, has, ROWS, COLS, ACC), v, total3)
+    rows, totals = (row0, row1, row2, row3), (total0, total1, total2, total3)
+    for slot in tl.static_range(4):
+        own_bias = tl.load(bias + rows[slot], mask=is_four, other=0)[:, None]
+        kinds = _kinds(table, codes, parameters, rows[slot], is_four)
+        _activate_rows(
+            totals[slot] + own_bias, kinds, values, pres, shift, rows[slot], is_four, cols, stride,
+            ring, INDEX, USED, KEEPS_PRE, SHIFTED,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_CHANGING)
@@ -165,10 +267,19 @@ def activate_level(
     is_row = rows < end
     at = (rows % ring).to(INDEX)[:, None] * stride + cols[None, :]
     total = tl.load(values + at, mask=is_row[:, None], other=0).to(ACC)
+    total += tl.load(bias + rows, mask=is_row, other=0)[:, None]
     _activate_rows(
-        total, values, pres, shift, bias, table, codes, parameters, rows, is_row, cols, stride,
-        ring, INDEX, USED, KEEPS_PRE, SHIFTED,
+        total, _kinds(table, codes, parameters, rows, is_row), values, pres, shift, rows, is_row,
+        cols, stride, ring, INDEX, USED, KEEPS_PRE, SHIFTED,
     )  # fmt: skip
+
+
+@triton.jit
+def _with_dot(dots, products, is_sample, is_own):
+    """The dot products with one more of each row, where the lane is its own."""
+    # Columns beyond the batch hold anything, NaN perhaps.
+    own = tl.sum(tl.where(is_sample, products, 0.0), 1)
+    return tl.where(is_own, own[:, None], dots)
 
 
 @triton.jit
@@ -194,19 +305,24 @@ def _back_rows(
     # threads that wrote every one of them would have to meet for it.
     lane = tl.arange(0, COLS)[None, :]
     again = tl.zeros([ROWS, COLS], tl.int32) + earlier > 0
+    is_sample = cols[None, :] < batch
+    targets, weights = target + edge, weight + edge
     for start in tl.range(0, longest, COLS):
         dots = tl.zeros([ROWS, COLS], ACC)
-        for k in tl.range(start, tl.minimum(start + COLS, longest), loop_unroll_factor=4):
-            has = k < count
-            t = tl.load(target + edge + k, mask=has, other=0, eviction_policy="evict_first")
-            w = tl.load(weight + edge + k, mask=has, other=0, eviction_policy="evict_first")
-            where = t.to(INDEX)[:, None] * span + cols[None, :]
-            g = tl.load(gradient + where, mask=has[:, None], other=0).to(ACC)
-            total = tl.fma(tl.broadcast_to(w.to(ACC)[:, None], [ROWS, COLS]), g, total)
+        # Four at a time: the threads' additions of a dot product hold up all loads that come later.
+        for k in tl.range(start, tl.minimum(start + COLS, longest), 4):
+            g0, g1, g2, g3, w0, w1, w2, w3 = _four_edges(
+                gradient, targets, weights, k, count, cols, span, ROWS, COLS, ACC, INDEX
+            )
+            total = tl.fma(w0, g0, total)
+            total = tl.fma(w1, g1, total)
+            total = tl.fma(w2, g2, total)
+            total = tl.fma(w3, g3, total)
             if DOTS:
-                # Columns beyond the batch hold anything, NaN perhaps.
-                own = tl.sum(tl.where(cols[None, :] < batch, g * value, 0.0), 1)
-                dots = tl.where(lane == k - start, own[:, None], dots)
+                dots = _with_dot(dots, g0 * value, is_sample, lane == k - start)
+                dots = _with_dot(dots, g1 * value, is_sample, lane == k + 1 - start)
+                dots = _with_dot(dots, g2 * value, is_sample, lane == k + 2 - start)
+                dots = _with_dot(dots, g3 * value, is_sample, lane == k + 3 - start)
         if DOTS:
             is_edge = start + lane < count[:, None]
             place = by_weight + (edge[:, None] + (start - base) + lane)

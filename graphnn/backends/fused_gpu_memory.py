@@ -12,6 +12,7 @@ from graphnn.backends.base import Call
 from graphnn.backends.fused_gpu_schedule import Schedule
 from graphnn.backends.fused_gpu_tiles import stride_of
 from graphnn.errors import BackendError
+from graphnn.exhausted import is_out_of_memory
 
 _Result = TypeVar("_Result")
 
@@ -31,7 +32,9 @@ def within_memory(
     for attempt in (compute, again):
         try:
             return attempt()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             # What happened, and how much was asked for.
             said = ". ".join(str(error).split(". ")[:2])
         # Done out here, where nothing holds the frames of the failed call and their tensors.

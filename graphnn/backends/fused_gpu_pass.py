@@ -36,8 +36,8 @@ ACCUMULATED = {
 # A state of inference that is smaller than this is made in one piece, else in pieces of at most a
 # quarter of the free memory.
 _SMALL_STATE = 1 << 28
-# Elements of a tile of one level.
-_TILE = 1024
+# Elements of a tile of one level, and of one of fours, where a thread holds four sums of each.
+_TILE, _TILE_OF_FOURS = 1024, 512
 # Elements of a state that 32 bits count, which spares a seventh of the instructions of an edge.
 _COUNTED_BY_32_BITS = 2**31 - 1
 
@@ -95,7 +95,7 @@ class Pass:
             kernel[(grid,)](
                 *arguments, ROWS=tile.rows, COLS=tile.cols, ACC=_triton_type(self.accumulated),
                 INDEX=_triton_type(self.index), USED=self.own.used, num_warps=tile.warps,
-                enable_fp_fusion=True, **constants,
+                maxnreg=tile.registers, enable_fp_fusion=True, **constants,
             )  # fmt: skip
 
     def row_blocks(self, level: int, tile: Tile) -> int:
@@ -198,9 +198,17 @@ class _Forward:
                 own.levels, call.plan.num_levels, *self.shape, **self.flags,
             )  # fmt: skip
             return
+        fours, by_fours = own.fours, call.tile(False, _TILE_OF_FOURS)
         for level in range(1, call.plan.num_levels):
             grid, span = call.row_blocks(level, tile) * blocks, own.level_ptr[level : level + 2]
-            if level in own.products:
+            if fours.count(level):
+                grid = -(-fours.count(level) // by_fours.rows) * blocks
+                call.launch(
+                    kernels.forward_fours, by_fours, grid, *self.written, *self.edges, *self.rows,
+                    fours.rows, fours.rows.shape[1], *fours.ptr[level : level + 2], *self.shape,
+                    **self.flags,
+                )  # fmt: skip
+            elif level in own.products:
                 self._multiply(own.products[level])
                 call.launch(
                     kernels.activate_level, tile, grid, *self.written, *self.rows, *span,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graphnn import algorithms
 from graphnn.activation import Activation
+from graphnn.backends.fused_gpu_fours import Fours, find
 from graphnn.plan import ExecutionPlan
 
 # Edges from which on a block is run as a matrix product.
@@ -179,6 +180,18 @@ class Schedule:
             edge=edge.index_select(0, order),
             level_ptr=tuple(ptr[plan.level_ptr].tolist()),
         )
+
+    @cached_property
+    def fours(self) -> Fours:
+        """The neurons that are computed four at a time."""
+        plan = self.plan
+        return find(plan.level_ptr, plan.row_ptr, plan.edge_source, self.products)
+
+    @cached_property
+    def edges_of_fours(self) -> int:
+        """Edges of levels that are computed four neurons at a time."""
+        ends = pairwise(self.edge_ptr)
+        return sum(end - start for k, (start, end) in enumerate(ends) if self.fours.count(k))
 
     @cached_property
     def ring(self) -> Ring:

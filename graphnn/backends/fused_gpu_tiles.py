@@ -15,6 +15,8 @@ _SMALLEST_BLOCK, LARGEST_BLOCK = 8, 64
 # level fits its own cache, or all of whose levels fit the common one, or neither.
 _LAUNCH, _NODE, _STEP, _AROUND, _ALL = 2e-5, 2.5e-6, 2e-6, 8e-5, 1.2e12
 _ONE = (1.5e10, 0.9e10, 0.3e10)
+# What an edge takes of a neuron that is one of a four, beside another's, with a launch a level.
+_OF_FOUR = 0.4
 _OWN_CACHE, _COMMON_CACHE, _MULTIPROCESSORS = 190_000, 40_000_000, 132
 # Programs of a walk that a GPU runs at one time.
 WALKERS = 2 * _MULTIPROCESSORS
@@ -31,6 +33,15 @@ class Tile:
     rows: int
     cols: int
     warps: int
+
+    @property
+    def registers(self) -> int:
+        """What a thread may have.
+
+        It is named because ptxas, told of no limit, saves registers where it should save time: it
+        then waits for a gathered value before it asks for the next one's.
+        """
+        return min(255, 2048 // self.warps)
 
 
 def stride_of(batch: int) -> int:
@@ -59,8 +70,9 @@ def level_tile(batch: int, elements: int) -> Tile:
 def walk_tile(batch: int, widest: int) -> Tile:
     """The tile of kernels that run all levels: few samples, so that many programs share a batch."""
     cols = min(16 if batch <= 16 * _MULTIPROCESSORS else 32, stride_of(batch))
-    # At most sixteen warps: as two such programs run at a time, a multiprocessor has enough to do,
-    # and a level of a thousand neurons stays in its cache. At least two threads a row, see above.
+    # At most sixteen warps: with what registers they take, a multiprocessor runs one such program
+    # at a time, and a level of a thousand neurons stays in its cache. At least two threads a row,
+    # see above.
     room = max(16, cols)
     rows = min(max(8, _power_of_two(widest)), 4096 // room)
     return Tile(rows, cols, max(1, min(16, rows * room // 256)))
@@ -74,7 +86,8 @@ def launches(own: Schedule, batch: int, element_size: int) -> Launches:
     """
     if batch == 0:
         return "levels"
-    products, levels = own.plan.num_edges * batch, own.plan.num_levels
+    edges = own.plan.num_edges - (1 - _OF_FOUR) * own.edges_of_fours
+    products, levels = edges * batch, own.plan.num_levels
     # Python launches while the GPU works.
     plainly = max(levels * _LAUNCH, levels * _NODE + products / _ALL)
     captured = levels * _NODE + products / _ALL + _AROUND

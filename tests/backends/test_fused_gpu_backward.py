@@ -79,6 +79,22 @@ def test_products_take_their_gradient_in_pieces(rng, device, small_products, mon
     agree(gradients(net, x), by_reference(net, x))
 
 
+def test_many_pieces_are_not_added_up_in_half_precision(rng, device, small_products, monkeypatch):
+    # Level 1 is a product, level 2 is not; what every sample adds is positive.
+    edges = [[0, 1, 0, 1, 2, 3, 2], [2, 2, 3, 3, 4, 4, 5]]
+    graph = graphnn.NeuronGraph(edges)
+    weight, bias = torch.rand(2, 7, generator=rng)
+    half = torch.bfloat16
+    net = graphnn.Network(graph, weight, bias[:4], "fused_gpu", dtype=half, device=device)
+    x = torch.rand(100 * 64, 2, generator=rng).to(device, half) / 64
+    monkeypatch.setattr(fused_gpu_backward, "_PIECE_BYTES", 1)
+    monkeypatch.setattr(fused_gpu_backward, "_PROGRAMS", 1)
+    (found,) = torch.autograd.grad(net(x).sum(), net.weight)
+    twin = graphnn.Network(graph, net.weight, net.bias, "reference", dtype=torch.float64)
+    (expected,) = torch.autograd.grad(twin(x.double()).sum(), twin.weight)
+    assert ((found.double() - expected).abs() <= 6e-3 * expected).all()
+
+
 def test_one_launch_for_all_levels_has_nothing_beside_it_for_each(rng, device, monkeypatch):
     class Counted(TorchDispatchMode):
         operations = 0

@@ -9,6 +9,8 @@ import pytest
 import torch
 from gpu_networks import layered, samples
 
+import graphnn
+from graphnn import generate
 from graphnn.backends import fused_gpu, fused_gpu_pass
 
 triton = pytest.importorskip("triton")
@@ -91,6 +93,21 @@ def test_a_training_step_compiles(rng, compiled, monkeypatch, how, dtype, batch)
         assert ".atom" not in code
         assert WIDE[dtype] in code
         # Threads that hand every edge to one another meet some forty times.
+        assert code.count("bar.sync") + code.count("barrier.sync") < 16
+
+
+def test_neurons_that_read_the_same_compile(compiled, monkeypatch):
+    monkeypatch.setattr(fused_gpu_pass, "launches", lambda *_: "levels")
+    graph = generate.radixnet(64, 2)
+    net = graphnn.Network(graph, torch.ones(graph.num_edges), backend="fused_gpu")
+    with torch.no_grad():
+        net(torch.ones(70, 64))
+    assert [name for name, _ in compiled] == ["forward_fours"] * 2
+    for _, asm in compiled:
+        assert "ld.global.v4.b32" in asm["ptx"]
+        # What a source has is read once, for four sums.
+        code = asm["ptx"]
+        assert code.count("fma.rn.f32") == 4 * 4 * code.count("ld.global.v4.b32")
         assert code.count("bar.sync") + code.count("barrier.sync") < 16
 
 

@@ -120,7 +120,8 @@ def test_traces_inference_and_inference_mode_are_captured(rng, device, stand_in)
     assert stand_in.made == 2
 
 
-def test_few_are_kept_and_the_plan_takes_them_with_it(rng, device, stand_in):
+def test_few_are_kept_and_the_plan_takes_them_with_it(rng, device, stand_in, monkeypatch):
+    monkeypatch.setattr(fused_gpu_graphs, "_MOST", 8)
     net = layered(rng, device)
     with torch.no_grad():
         for batch in range(1, 12):
@@ -128,11 +129,98 @@ def test_few_are_kept_and_the_plan_takes_them_with_it(rng, device, stand_in):
                 net(samples(net, batch, rng))
     own = fused_gpu_graphs.graphs(net.plan)
     assert stand_in.made == 11
-    assert len(own._kept) == fused_gpu_graphs._MOST
+    assert len(own._kept) == 8
     kept = weakref.ref(own)
     del own, net
     gc.collect()
     assert kept() is None
+
+
+def test_kinds_that_take_turns_are_all_captured_once(rng, device, stand_in):
+    net = layered(rng, device)
+    for _ in range(6):
+        for batch in range(1, 12):
+            net(samples(net, batch, rng)).sum().backward()
+    # Forward and backward.
+    assert stand_in.made == 2 * 11
+
+
+def test_no_more_kinds_are_counted_than_there_is_room_for(rng, device, stand_in, monkeypatch):
+    monkeypatch.setattr(fused_gpu_graphs, "_COUNTED", 3)
+    net = layered(rng, device)
+    with torch.no_grad():
+        for batch in [1, 1, 2, 3, 4, 1, 4, 4]:
+            net(samples(net, batch, rng))
+    # 4 has come often enough; 1 was forgotten meanwhile.
+    assert stand_in.made == 1
+    counts = fused_gpu_graphs.graphs(net.plan)._counts
+    assert list(counts.values()) == [1, 1]
+
+
+def test_captures_are_let_go_where_they_hold_much(monkeypatch):
+    monkeypatch.setattr(fused_gpu_graphs, "capture", StandIn())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
+    monkeypatch.setattr(fused_gpu_graphs, "_MOST_BYTES", 100)
+    own = Graphs()
+    # Each reads and writes 8 bytes a number.
+    for count, kept in ((4, 1), (5, 2), (2, 3), (50, 1), (1, 1)):
+        for _ in range(3):
+            own.run("key", lambda numbers: (numbers + 1,), (torch.ones(count),))
+        assert len(own._kept) == kept
+    for found in own._kept.values():
+        assert found.num_bytes == 8
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "other"),
+    [
+        (torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+        (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False),
+    ],
+)
+def test_a_capture_has_the_precision_that_it_was_made_with(
+    rng, device, stand_in, monkeypatch, where, name, other
+):
+    net = layered(rng, device)
+    x = samples(net, 3, rng)
+
+    def call():
+        with torch.no_grad():
+            net(x)
+
+    for _ in range(3):
+        call()
+    before = getattr(where, name)
+    try:
+        setattr(where, name, other)
+        call()
+        assert (stand_in.made, stand_in.replayed) == (1, 1)
+    finally:
+        setattr(where, name, before)
+    call()
+    assert (stand_in.made, stand_in.replayed) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("too much"), RuntimeError("Triton Error [CUDA]: out of memory")],
+)
+def test_a_capture_without_memory_is_tried_again_later(rng, device, stand_in, monkeypatch, error):
+    def fails(compute, tensors):
+        raise error
+
+    net = layered(rng, device)
+    x = samples(net, 3, rng)
+    with torch.no_grad():
+        expected = net(x)
+        net(x)
+        with monkeypatch.context() as patch:
+            patch.setattr(fused_gpu_graphs, "capture", fails)
+            # Without it, once all captures have been given back.
+            assert torch.equal(net(x), expected)
+        for _ in range(3):
+            assert torch.equal(net(x), expected)
+    assert stand_in.made == 1
 
 
 def test_threads_share_a_capture(rng, device, stand_in):
@@ -206,6 +294,8 @@ class Machine:
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
         monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.forget, raising=False)
         monkeypatch.setattr(torch._C, "_cuda_releasePool", self.release, raising=False)
+        clear = "_cuda_clearCublasWorkspaces"
+        monkeypatch.setattr(torch._C, clear, lambda: self.log.append("clear"), raising=False)
 
     def replay(self):
         self.log.append("replay")
@@ -264,7 +354,8 @@ def test_what_is_captured_has_run_before_and_outlives_inference_mode(monkeypatch
         first, second = (made((torch.full((3, 2), 5.0), None))[0] for _ in range(2))
     assert torch.equal(made.given[0], torch.full((3, 2), 5.0))
     assert first.data_ptr() != second.data_ptr()
-    assert machine.log == ["compute", "begin", "compute", "end", "restore", "replay", "replay"]
+    recorded = ["clear", "begin", "compute", "end", "restore", "clear"]
+    assert machine.log == ["compute", *recorded, "replay", "replay"]
 
 
 @pytest.mark.parametrize(
@@ -276,7 +367,8 @@ def test_a_capture_that_fails_leaves_all_as_it_was(monkeypatch, wrong, message, 
     machine = Machine(monkeypatch, wrong)
     with pytest.raises(RuntimeError, match=message):
         fused_gpu_graphs.capture(machine.compute, (torch.ones(2), None))
-    assert machine.log == ["compute", "begin", "compute", "end", "restore", *released]
+    recorded = ["clear", "begin", "compute", "end", "restore", "clear"]
+    assert machine.log == ["compute", *recorded, *released]
     assert not machine.under_way
     assert fused_gpu_graphs._CAPTURING.acquire(blocking=False)
     fused_gpu_graphs._CAPTURING.release()
@@ -353,6 +445,24 @@ def test_real_captures_take_matrix_products_up(rng, on_gpu, small_products, monk
         agree(gradients(net, x), expected)
     kept = fused_gpu_graphs.graphs(net.plan)._kept.values()
     assert sum(isinstance(one, Captured) for one in kept) == 2
+
+
+def test_a_capture_survives_others_that_had_products_too(rng, on_gpu, small_products, monkeypatch):
+    for module in (fused_gpu, fused_gpu_pass):
+        monkeypatch.setattr(module, "launches", lambda *_: "graph")
+    nets = [
+        graphnn.Network(CASES["block over two levels"](), backend="fused_gpu", generator=rng)
+        for _ in range(2)
+    ]
+    first, second = (net.to(on_gpu) for net in nets)
+    x = samples(first, 9, rng)
+    with torch.no_grad():
+        expected = [net(x) for _ in range(4) for net in (first, second)][-1]
+        fused_gpu_graphs.graphs(first.plan).release()
+        torch.cuda.empty_cache()
+        filling = [torch.full((1 << 20,), torch.nan, device=on_gpu) for _ in range(64)]
+        assert torch.equal(second(x), expected)
+    assert all(part.isnan().all() for part in filling)
 
 
 def test_after_a_real_capture_that_fails_others_work(on_gpu):

@@ -15,9 +15,9 @@ POINTERS = {
     **dict.fromkeys(["values", "pres", "shift", "weight", "gradient", "by_pre"], "value"),
     **dict.fromkeys(["bias", "parameters", "by_weight"], "sum"),
     **dict.fromkeys(["source", "row_ptr", "target", "out_ptr"], "id"),
-    **dict.fromkeys(["table", "codes", "level_ptr"], "i32"),
+    **dict.fromkeys(["table", "codes", "level_ptr", "fours"], "i32"),
 }
-FORWARD = {"forward_level", "forward_walk", "activate_level"}
+FORWARD = {"forward_level", "forward_fours", "forward_walk", "activate_level"}
 BACKWARD = {"backward_level", "backward_walk"}
 
 

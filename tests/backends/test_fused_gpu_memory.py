@@ -73,6 +73,33 @@ def test_an_inference_is_tried_again_in_smaller_pieces(rng, device, monkeypatch)
     assert made == [64, 64, 32]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_what_others_say_where_memory_ends_is_told_too(rng, device, monkeypatch, error):
+    def fails(self, rows, span=None):
+        raise error
+
+    net = layered(rng, device)
+    monkeypatch.setattr(fused_gpu_pass.Pass, "empty", fails)
+    with pytest.raises(graphnn.BackendError, match=r"too little memory on .*Give smaller batches"):
+        net(samples(net, 5, rng))
+
+
+def test_other_errors_stay_what_they_are(rng, device, monkeypatch):
+    def fails(self, rows, span=None):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    net = layered(rng, device)
+    monkeypatch.setattr(fused_gpu_pass.Pass, "empty", fails)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        net(samples(net, 5, rng))
+
+
 def test_captures_are_released_before_the_second_try(rng, device, monkeypatch):
     net = layered(rng, device)
     x = samples(net, 5, rng)
