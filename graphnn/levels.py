@@ -31,8 +31,8 @@ class Level:
             is the order.
         edges: Ids (int64) of the level's edges, sorted by target, then source; a slice where the
             ids are consecutive.
-        columns: (E_l,) int64 place of each edge's source in the pool.
-        rows: (E_l,) int64 place of each edge's target in the level.
+        places: (columns, rows) of a level that is no block: (E_l,) int64 each, as the properties of
+            those names say.
         row_ptr: (n + 1,) int64 offsets of the targets' edges.
         neurons: (n,) int64 neuron ids.
         biased: (n_b,) int64 places of the neurons with a bias, or None where all have one.
@@ -50,14 +50,31 @@ class Level:
     is_block: bool
     block_columns: Tensor | None
     edges: slice | Tensor
-    columns: Tensor
-    rows: Tensor
+    places: tuple[Tensor, Tensor] | None
     row_ptr: Tensor
     neurons: Tensor
     biased: Tensor | None
     bias: slice | Tensor
     activations: tuple[tuple[Activation, Tensor | None], ...]
     activation_order: Tensor | None
+
+    @property
+    def columns(self) -> Tensor:
+        """(E_l,) int64 place of each edge's source in the pool."""
+        if self.places is not None:
+            return self.places[0]
+        columns = self.block_columns
+        if columns is None:
+            columns = torch.arange(self.pool_size, device=self.neurons.device)
+        return columns.repeat(self.size)
+
+    @property
+    def rows(self) -> Tensor:
+        """(E_l,) int64 place of each edge's target in the level."""
+        if self.places is not None:
+            return self.places[1]
+        rows = torch.arange(self.size, device=self.neurons.device)
+        return rows.repeat_interleave(self.pool_size)
 
     @cached_property
     def by_source(self) -> tuple[Tensor, Tensor]:
@@ -270,8 +287,10 @@ class _LevelCutter:
             is_block=self.width[level] > 0,
             block_columns=block_columns,
             edges=edges,
-            columns=self.tensor(self.edge_column[first:last]),
-            rows=self.tensor(self.rows[first:last]),
+            # A block's follow from its shape, and are as many as its weights.
+            places=None
+            if self.width[level] > 0
+            else (self.tensor(self.edge_column[first:last]), self.tensor(self.rows[first:last])),
             row_ptr=self.tensor(row_ptr),
             neurons=self.tensor(plan.neuron_order[top:end]),
             biased=None if biased.numel() == size else self.tensor(biased - top),

@@ -18,6 +18,7 @@ from graphnn.backends.base import Call
 from graphnn.backends.transforms import is_plain
 from graphnn.errors import GraphError
 from graphnn.graph import NeuronGraph
+from graphnn.picking import pick
 from graphnn.plan import ExecutionPlan, build_plan
 from graphnn.trace import Trace
 
@@ -211,7 +212,7 @@ class Network(nn.Module):
         values, preactivations = self._run(call)
         narrow = autocast.dtype_of(weight)
         # Not the graph's ids, which may be on another device.
-        own = values.index_select(1, self._plan.neuron_order[self._plan.output_position])
+        own = pick(values, 1, self._plan.neuron_order[self._plan.output_position])
         return Trace(
             values=values.reshape(*leading, values.shape[-1]),
             preactivations=preactivations.reshape(*leading, values.shape[-1]),

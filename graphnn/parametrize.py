@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from graphnn.errors import GraphError
+from graphnn.picking import pick
 
 
 class Frozen(nn.Module):
@@ -201,10 +202,7 @@ class Tied(nn.Module):
                 f"tensor of shape {tuple(values.shape)}, but {self.first.numel()} groups). "
                 "Register it before the others."
             )
-        flat = self.index.reshape(-1)
-        # On a GPU the gradient of index_select adds with atomics, which does not repeat.
-        tied = values.index_select(0, flat) if values.device.type == "cpu" else values[flat]
-        return tied.view(self.index.shape)
+        return pick(values, 0, self.index.reshape(-1)).view(self.index.shape)
 
     def right_inverse(self, tensor: Tensor) -> Tensor:
         """The (G,) values of each group's first entry.

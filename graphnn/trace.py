@@ -14,6 +14,7 @@ from torch import Tensor
 from graphnn import network_summary, wiring
 from graphnn.errors import GraphError
 from graphnn.graph import NeuronGraph
+from graphnn.picking import pick
 from graphnn.triplets import triplets
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Trace:
         if edges is not None:
             ids = self._edge_ids(edges)
             source, weight = source[ids], weight[ids]
-        return self.values.index_select(-1, source) * weight
+        return pick(self.values, -1, source) * weight
 
     def top_edges(
         self,

@@ -17,6 +17,7 @@ from graphnn.backends.base import Call, Keep
 from graphnn.errors import GraphError
 from graphnn.graph import NeuronGraph
 from graphnn.network import Network, output_tuple
+from graphnn.picking import pick
 from graphnn.plan import ExecutionPlan, build_plan
 
 
@@ -142,7 +143,7 @@ def differentiate_all(net: Frozen, inputs: Tensor, score: Score) -> tuple[Deriva
     with torch.enable_grad(), net.in_full():
         leaf = _leaf(net, inputs, None)
         values, preactivations = net.run(inputs, leaf, "all")
-        outputs = values.index_select(1, net.graph.output_ids.to(values.device))
+        outputs = pick(values, 1, net.graph.output_ids.to(values.device))
         found = _backward(net, outputs, score, leaf)
     return found, States(values.detach(), preactivations.detach())
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from graphnn.activation import ROUNDED_BY_PLACE, apply
 from graphnn.backends.base import States
 from graphnn.levels import Level
+from graphnn.picking import pick
 from graphnn.plan import ExecutionPlan
 
 # (level, its pool (S, B), its weights (E_l,)) -> sums (n, B) of weight * value over each neuron's
@@ -180,7 +181,7 @@ def run_levels(
 def output_piece(level: int, rows: Tensor | None, state: Tensor) -> Tensor:
     """The output rows of a level's (n, B) values, never the caller's own memory."""
     if rows is not None:
-        return state.index_select(0, rows)
+        return pick(state, 0, rows)
     return state.clone() if level == 0 else state
 
 
@@ -188,7 +189,7 @@ def join_outputs(plan: ExecutionPlan, pieces: list[Tensor]) -> Tensor:
     """(B, n_out) from the output rows of each level that has some."""
     joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     if plan.tables.output_order is not None:
-        joined = joined.index_select(0, plan.tables.output_order)
+        joined = pick(joined, 0, plan.tables.output_order)
     return joined.t().contiguous()
 
 
