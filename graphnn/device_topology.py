@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from graphnn.exhausted import is_out_of_memory
 from graphnn.pieces import cuts, expanded, gathered
 
 
@@ -42,6 +43,8 @@ def row_pointers(ids: Tensor, num_rows: int) -> Tensor:
     try:
         ptr = torch.zeros(num_rows + 1, dtype=torch.int64, device=ids.device)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise MemoryError(str(error)) from None
     return _accumulate(torch.bincount(ids, minlength=num_rows), ptr)
 

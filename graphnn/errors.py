@@ -6,6 +6,7 @@
     └── GraphNNError
         ├── GraphError        a wiring, or an argument, that cannot be
         ├── BackendError      a call that the asked-for backend cannot run
+        │   └── PlacementError    a GraphError too: a tensor that is not where the weights are
         ├── ConversionError   a model or object that is not a neuron graph
         └── FormatError       a file that does not hold what it should
 """
@@ -21,6 +22,10 @@ class GraphError(GraphNNError):
 
 class BackendError(GraphNNError):
     """A backend asked for by name cannot run the call; the message holds every reason."""
+
+
+class PlacementError(GraphError, BackendError):
+    """A tensor's device or dtype is not the weights': a wrong argument, for every backend."""
 
 
 class ConversionError(GraphNNError):

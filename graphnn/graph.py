@@ -14,6 +14,7 @@ from torch import Tensor
 from graphnn import algorithms, edges_by_level, summary, wiring
 from graphnn.activation import Activation
 from graphnn.errors import GraphError
+from graphnn.exhausted import built_of_edges
 from graphnn.placing import exact_device, untouched
 from graphnn.sorted_edges import SortedEdges
 
@@ -54,6 +55,7 @@ class NeuronGraph:
 
     # Ids that were made under inference mode could not be saved for a backward pass later on.
     @torch.inference_mode(False)
+    @built_of_edges
     def __init__(
         self,
         edge_index: Tensor | np.ndarray | Sequence[Sequence[int]],

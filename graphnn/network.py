@@ -176,7 +176,8 @@ class Network(nn.Module):
             the network's dtype, under a GPU's autocast of autocast's.
 
         Raises:
-            GraphError: Groups, shapes, dtypes or devices do not fit.
+            GraphError: Groups, shapes, dtypes or devices do not fit (the last two are also a
+                BackendError).
             BackendError: The backend asked for by name cannot run this call.
         """
         if len(inputs) == 1 and not named:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from graphnn import autocast
-from graphnn.errors import GraphError
+from graphnn.errors import GraphError, PlacementError
 
 
 def check_parameters(weight: Tensor, bias: Tensor, num_edges: int, num_biases: int) -> None:
     """Raises GraphError unless weight (num_edges,) and bias (num_biases,) fit and agree."""
     if bias.dtype != weight.dtype or bias.device != weight.device:
-        raise GraphError(
+        raise PlacementError(
             f"weight and bias must have one dtype and device (got {weight.dtype} on "
             f"{weight.device} and {bias.dtype} on {bias.device})."
         )
@@ -41,7 +41,8 @@ def read_inputs(
         weight: The network's weights, whose dtype and device they must have.
 
     Raises:
-        GraphError: Groups, shapes, dtypes or devices do not fit.
+        GraphError: Groups or shapes do not fit.
+        PlacementError: Dtypes or devices do not; a GraphError and a BackendError.
     """
     given = _by_group(inputs, named, tuple(groups))
     leading: tuple[int, ...] | None = None
@@ -82,7 +83,8 @@ def read_offset(
         weight: The network's weights, whose dtype and device it must have.
 
     Raises:
-        GraphError: Its shape, dtype or device does not fit.
+        GraphError: Its shape does not fit.
+        PlacementError: Its dtype or device does not.
     """
     expected = (*leading, num_neurons)
     if isinstance(offset, Tensor) and offset.layout is not torch.strided:
@@ -116,14 +118,14 @@ def _by_group(
 def _placed(name: str, x: Tensor, weight: Tensor) -> Tensor:
     """An argument in the weights' dtype: what it must have, or what autocast lets it be given."""
     if x.device != weight.device:
-        raise GraphError(
+        raise PlacementError(
             f"{name} must be where the weights are: it is on {x.device}, they are on "
             f"{weight.device}. Move one with .to()."
         )
     if x.dtype == weight.dtype:
         return x
     if not (x.is_floating_point() and autocast.is_active(weight.device)):
-        raise GraphError(
+        raise PlacementError(
             f"{name} must have the weights' dtype {weight.dtype} (got {x.dtype}). Convert it, or "
             "the network with net.to(dtype)."
         )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphnn import algorithms
+from graphnn import algorithms, exhausted
 from graphnn.activation import Activation
 from graphnn.graph import NeuronGraph
 from graphnn.levels import Level, LevelTables, cut_levels
@@ -121,7 +121,8 @@ def build_plan(graph: NeuronGraph, device: torch.device | str | None = None) -> 
     where = own if device is None else exact_device(device)
     # Of two threads that build at once, the first to finish keeps its plan and both get that one.
     if ("plan", own) not in graph.derived:
-        graph.derived.setdefault(("plan", own), _build(graph))
+        made = exhausted.built(lambda: _build(graph), own, graph.num_edges)
+        graph.derived.setdefault(("plan", own), made)
     if ("plan", where) not in graph.derived:
         with torch.inference_mode(False):
             moved = graph.derived["plan", own].to(where)

@@ -14,11 +14,11 @@ PACKAGE = Path(graphnn.__file__).parent
 # A module may import from the stages above its own line, and from its own family: names joined by
 # "+" on one line. Other names of one line never import each other.
 STAGES = [
-    ["errors", "exhausted", "picking"],
+    ["errors", "picking"],
     ["activation"],
     [
         "graph+wiring+placing+sorted_edges+edges_by_level+summary+algorithms+topology"
-        "+compiled_topology+device_topology+pieces"
+        "+compiled_topology+device_topology+pieces+exhausted"
     ],
     ["plan+levels"],
     ["backends"],

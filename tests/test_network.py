@@ -457,6 +457,17 @@ def test_refuses_inputs(x, call, message):
             call(method, x)
 
 
+@pytest.mark.parametrize(
+    "change", [lambda x: x.double(), lambda x: x.to("meta"), lambda x: x.long()]
+)
+def test_what_is_placed_elsewhere_is_no_call_for_any_backend_either(net, x, change):
+    offset = change(torch.zeros(len(x), net.graph.num_neurons))
+    for call in (lambda: net(change(x)), lambda: net.trace(x, offset=offset)):
+        with pytest.raises(graphnn.GraphError) as caught:
+            call()
+        assert isinstance(caught.value, graphnn.BackendError)
+
+
 def test_refuses_what_is_not_dense(net, x):
     for method in (net, net.trace):
         with pytest.raises(graphnn.GraphError, match=r"'input' must be a dense .*sparse_coo"):

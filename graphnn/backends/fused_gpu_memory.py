@@ -12,7 +12,7 @@ from graphnn.backends.base import Call
 from graphnn.backends.fused_gpu_schedule import Schedule
 from graphnn.backends.fused_gpu_tiles import stride_of
 from graphnn.errors import BackendError
-from graphnn.exhausted import is_out_of_memory
+from graphnn.exhausted import first_words, gigabytes, is_out_of_memory
 
 _Result = TypeVar("_Result")
 
@@ -35,8 +35,7 @@ def within_memory(
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            # What happened, and how much was asked for.
-            said = ". ".join(str(error).split(". ")[:2])
+            said = first_words(error)
         # Done out here, where nothing holds the frames of the failed call and their tensors.
         if not fused_gpu_graphs.is_capturing(call.weight.device):
             fused_gpu_graphs.release_all()
@@ -54,13 +53,13 @@ def _too_little(call: Call, trains: bool, said: str) -> str:
     text = (
         f"backend 'fused_gpu' has too little memory on {inputs.device} for {plan.num_neurons} "
         f"neurons, {plan.num_edges} edges and {batch} samples in {inputs.dtype}: {what} takes "
-        f"about {_gigabytes(needed)} beside the network"
+        f"about {gigabytes(needed)} beside the network"
     )
     if inputs.is_cuda:
         free, total = torch.cuda.mem_get_info(inputs.device)
         fit = max(0, free - fixed) // a_sample
         text += (
-            f", and {_gigabytes(free)} of {_gigabytes(total)} are free, enough for about {fit} "
+            f", and {gigabytes(free)} of {gigabytes(total)} are free, enough for about {fit} "
             "samples"
         )
     advice = "Give smaller batches"
@@ -91,7 +90,3 @@ def needed_bytes(call: Call, trains: bool) -> tuple[int, int]:
     # Weights by source, and gradients by source and by edge.
     fixed = plan.num_edges * (2 * size + max(size, 4)) if trains else 0
     return max(1, size * a_sample), fixed
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
