@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from graphnn import activation
-from graphnn.backends import fused_gpu_graphs
+from graphnn.backends import dense, fused_gpu_graphs
 from graphnn.backends.base import Call, Keep, States, is_transformed
 from graphnn.backends.fused_gpu_backward import Backward
 from graphnn.backends.fused_gpu_graphs import Compute, Tensors
@@ -28,7 +29,6 @@ from graphnn.backends.fused_gpu_memory import within_memory
 from graphnn.backends.fused_gpu_pass import ACCUMULATED, Pass, State, chunked
 from graphnn.backends.fused_gpu_schedule import schedule
 from graphnn.backends.fused_gpu_tiles import launches
-from graphnn.backends.reference import Reference
 from graphnn.backends.refusals import refuse_batched_gradients, refuse_second_derivative
 from graphnn.plan import ExecutionPlan
 
@@ -152,9 +152,12 @@ class FusedGpu:
         call = Call(plan, weight, bias, inputs, offset, keep)
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in call.tensors)
 
+        def guard(backward: Callable[[], Any]) -> Any:
+            return within_memory(backward, backward, call, trains)
+
         def compute(shrink: int = 1) -> Tensor | States:
             if schedule(plan).only_products:
-                return Reference().run(plan, weight, bias, inputs, offset, keep)
+                return dense.run(plan, weight, bias, inputs, offset, keep, self.name, guard)
             if trains:
                 return _Run.apply(plan, keep, weight, bias, inputs, offset)
             with torch.no_grad():

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from cases import CASES
 from gpu_networks import agree, by_reference, gradients, layered, samples
 
 import graphnn
-from graphnn.backends import fused_gpu_graphs, fused_gpu_memory, fused_gpu_pass
+from graphnn.backends import dense, fused_gpu_graphs, fused_gpu_memory, fused_gpu_pass
 from graphnn.backends.base import Call
 
 
@@ -34,6 +35,25 @@ def test_too_little_memory_is_told_and_the_process_goes_on(rng, device, monkeypa
     with pytest.raises(graphnn.BackendError, match=message):
         outputs.sum().backward()
     monkeypatch.setattr(fused_gpu_pass.Pass, "empty", original)
+    for one, other in zip(gradients(net, x), expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_network_of_products_tells_it_too(rng, device, small_products, monkeypatch):
+    net = graphnn.Network(CASES["dense"](), backend="fused_gpu", generator=rng).to(device)
+    x = samples(net, 5, rng)
+    expected = gradients(net, x)
+
+    def fails(*_arguments):
+        raise torch.OutOfMemoryError("No memory. Tried to allocate 3.00 GiB. And much more.")
+
+    message = r"'fused_gpu' has too little memory on .* a training step .*smaller batches"
+    for name in ("_Forward", "_Backward"):
+        with monkeypatch.context() as patch:
+            outputs = net(x) if name == "_Backward" else None
+            patch.setattr(dense, name, fails)
+            with pytest.raises(graphnn.BackendError, match=message):
+                (net(x) if outputs is None else outputs).sum().backward()
     for one, other in zip(gradients(net, x), expected, strict=True):
         assert torch.equal(one, other)
 
