@@ -85,8 +85,8 @@ def cases(quick: bool) -> list[Case]:
                 lambda shape=(neurons, layers, batch): networks.challenge(*shape),
                 (FORWARD,),
                 (OWN, CSR),
-                # Drawing 60,000 samples takes half of it.
-                70,
+                # Drawing 60,000 samples takes a third of it.
+                60,
             )
             for neurons, layers, batch in shapes
         ),
@@ -105,5 +105,7 @@ def cases(quick: bool) -> list[Case]:
             lambda: networks.dense(dense, dense_batch),
             both,
             (OWN, SEQUENTIAL, COMPILED_REFERENCE),
+            # Each contender draws and builds 67 million edges.
+            70,
         ),
     ]  # fmt: skip

@@ -74,33 +74,34 @@ def roofline(device: torch.device, clock: Clock) -> dict[str, float]:
     size, room = (8192, 1 << 30) if clock.is_gpu else (256, 1 << 20)
     a, b = torch.randn(2, size, size, device=device).unbind()
     found = {"sgemm": size**3 / statistics.median(clock.rounds(lambda: a @ b, 0.2)) / 1e12}
-    # The second copy goes back and forth within the cache that all multiprocessors share.
-    for name, bytes_ in (("dram", room), ("l2", min(room, 16 << 20))):
+    # The second copy goes back and forth within the cache that all multiprocessors share, in a few
+    # microseconds each time.
+    for name, bytes_, count in (("dram", room, 4), ("l2", min(room, 16 << 20), 200)):
         one = torch.randn(bytes_ // 4, device=device)
         other = torch.empty_like(one)
-        taken = statistics.median(clock.rounds(lambda to=other, of=one: to.copy_(of), 0.1))
+        taken = _each(clock, count, lambda to=other, of=one: to.copy_(of))
         found[name] = 2 * bytes_ / taken / 1e9
     cache = torch.cuda.get_device_properties(device).L2_cache_size if clock.is_gpu else 1 << 20
-    found |= {"l2_bytes": float(cache), "launch": _launch(device, clock)}
+    one = torch.zeros(1, device=device)
+    found |= {"l2_bytes": float(cache), "launch": _each(clock, 1000, lambda: one.add_(1))}
     return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
-def _launch(device: torch.device, clock: Clock) -> float:
-    """Seconds of an empty kernel, one of many within a captured graph."""
-    count, one = 1000, torch.zeros(1, device=device)
+def _each(clock: Clock, count: int, run: Callable[[], Any]) -> float:
+    """Seconds of one of so many calls within a captured graph, where no launch is waited for."""
 
     def many() -> None:
         for _ in range(count):
-            one.add_(1)
+            run()
 
-    run: Callable[[], Any] = many
+    timed: Callable[[], Any] = many
     if clock.is_gpu:
         many()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             many()
-        run = graph.replay
-    return statistics.median(clock.rounds(run, 0.1)) / count
+        timed = graph.replay
+    return statistics.median(clock.rounds(timed, 0.1)) / count
 
 
 def limits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -25,10 +26,11 @@ CHECKED = 1000
 def lines(device: torch.device, clock: Clock, edges: int, quick: bool) -> Iterator[dict[str, Any]]:
     """A line for building, forward, forward + backward, and a step of SGD."""
     width, fan_in = (16, 4) if quick else (1 << 18, 32)
+    most = edges
     if clock.is_gpu:
         total = torch.cuda.get_device_properties(device).total_memory
-        edges = min(edges, total // EDGE_BYTES)
-    levels = 2 if quick else max(1, round(edges / (fan_in * width)))
+        most = total // EDGE_BYTES // (fan_in * width)
+    levels = 2 if quick else max(1, min(most, math.ceil(edges / (fan_in * width))))
     made: list[graphnn.Network] = []
 
     def build() -> None:

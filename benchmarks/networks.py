@@ -95,7 +95,7 @@ def challenge(neurons: int, layers: int, batch: int) -> Problem:
     dark = (0.1 - bright / 8) / (7 / 8)
     share = np.where(np.arange(batch) % 8 == 0, bright, dark)
     images = (rng.random((batch, neurons), np.float32) < share[:, None]).astype(np.float32)
-    return _of_radixnet(graph, weight.numpy(), bias.numpy(), images, rng)
+    return _of_radixnet(graph, weight.numpy(), bias.numpy(), images)
 
 
 def challenge_probe(neurons: int, layers: int, batch: int) -> Problem:
@@ -108,7 +108,7 @@ def challenge_probe(neurons: int, layers: int, batch: int) -> Problem:
     weight = 0.25 * rng.standard_normal(graph.num_edges, np.float32)
     bias = rng.standard_normal(graph.bias_neurons.numel(), np.float32)
     x = 4 * rng.standard_normal((batch, neurons), np.float32)
-    return _of_radixnet(graph, weight, bias, x, rng)
+    return _of_radixnet(graph, weight, bias, x)
 
 
 def _radixnet(neurons: int, layers: int) -> graphnn.NeuronGraph:
@@ -123,7 +123,6 @@ def _of_radixnet(
     weight: np.ndarray,
     bias: np.ndarray,
     x: np.ndarray,
-    rng: np.random.Generator,
 ) -> Problem:
     source, target = graph.edge_index.numpy()
     return Problem(
@@ -135,7 +134,8 @@ def _of_radixnet(
         weight=weight,
         bias=bias,
         x=x,
-        seed=rng.standard_normal((x.shape[0], graph.output_ids.numel()), np.float32),
+        # Nobody trains them, and 60,000 samples of drawn numbers take longer than all calls.
+        seed=np.broadcast_to(np.float32(1), (x.shape[0], graph.output_ids.numel())),
         activation="clamp(0, 32)",
         output_activation="clamp(0, 32)",
     )
