@@ -69,7 +69,11 @@ def level_tile(batch: int, elements: int) -> Tile:
 
 def walk_tile(batch: int, widest: int) -> Tile:
     """The tile of kernels that run all levels: few samples, so that many programs share a batch."""
-    cols = min(16 if batch <= 16 * _MULTIPROCESSORS else 32, stride_of(batch))
+    return walk_tile_of(min(16 if batch <= 16 * _MULTIPROCESSORS else 32, stride_of(batch)), widest)
+
+
+def walk_tile_of(cols: int, widest: int) -> Tile:
+    """The same with that many samples."""
     # At most sixteen warps: with what registers they take, a multiprocessor runs one such program
     # at a time, and a level of a thousand neurons stays in its cache. At least two threads a row,
     # see above.

@@ -39,10 +39,28 @@ def test_a_quick_run_gives_a_table(tmp_path, family):
     assert text.count("SGD step") == (family == "scale")
 
 
-def test_without_a_gpu_it_says_so():
+def test_every_way_to_launch_is_timed(tmp_path):
+    pytest.importorskip("triton")
+    output = tmp_path / "choice.jsonl"
+    command = [sys.executable, "-m", "benchmarks.gpu_choice", "--quick", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for line in map(json.loads, output.read_text().splitlines()):
+        assert line["microseconds"] > 0
+        ways = found.setdefault((line["case"], line["batch"], line["mode"]), {})
+        ways[line["way"]] = line["is_chosen"]
+    assert len(found) == 4
+    for ways in found.values():
+        assert len(ways) == 9
+        assert sum(ways.values()) == 1
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu_choice"])
+def test_without_a_gpu_it_says_so(name):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    command = [sys.executable, "-m", "benchmarks.gpu"]
+    command = [sys.executable, "-m", f"benchmarks.{name}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert "needs a GPU; --quick runs without one" in done.stderr
 
