@@ -37,16 +37,18 @@ class Way:
         launches: As `fused_gpu_tiles.launches` says it.
         cols: Samples of a walk's tile.
         factor: How many times the usual elements a level's tile has.
+        warps: That share a level's tile.
     """
 
     launches: Launches
     cols: int = 0
     factor: float = 1
+    warps: int = 4
 
     @property
     def name(self) -> str:
         """As it is shown."""
-        how = f"{self.cols} samples" if self.cols else f"tile x{self.factor}"
+        how = f"{self.cols} samples" if self.cols else f"tile x{self.factor}, {self.warps} warps"
         return f"{self.launches}, {how}"
 
     @contextmanager
@@ -59,7 +61,8 @@ class Way:
             return fused_gpu_tiles.walk_tile_of(cols, widest)
 
         def level_tile(batch: int, elements: int) -> Tile:
-            return fused_gpu_tiles.level_tile(batch, int(elements * self.factor))
+            usual = fused_gpu_tiles.level_tile(batch, int(elements * self.factor))
+            return Tile(usual.rows, usual.cols, self.warps)
 
         with (
             patch.object(fused_gpu, "launches", lambda *_: self.launches),
@@ -72,7 +75,12 @@ class Way:
 
 WAYS = (
     *(Way("walk", cols) for cols in (8, 16, 32)),
-    *(Way(how, factor=factor) for how in ("graph", "levels") for factor in (0.5, 1, 2)),
+    *(
+        Way(how, factor=factor, warps=warps)
+        for how in ("graph", "levels")
+        # More rows that read the same samples at one time find more of them in the nearest cache.
+        for factor, warps in ((0.5, 4), (1, 4), (2, 4), (4, 16))
+    ),
 )
 
 

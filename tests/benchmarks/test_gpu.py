@@ -52,7 +52,7 @@ def test_every_way_to_launch_is_timed(tmp_path):
         ways[line["way"]] = line["is_chosen"]
     assert len(found) == 4
     for ways in found.values():
-        assert len(ways) == 9
+        assert len(ways) == 11
         assert sum(ways.values()) == 1
 
 
