@@ -275,11 +275,9 @@ def activate_level(
 
 
 @triton.jit
-def _with_dot(dots, products, is_sample, is_own):
+def _with_dot(dots, products, is_own):
     """The dot products with one more of each row, where the lane is its own."""
-    # Columns beyond the batch hold anything, NaN perhaps.
-    own = tl.sum(tl.where(is_sample, products, 0.0), 1)
-    return tl.where(is_own, own[:, None], dots)
+    return tl.where(is_own, tl.sum(products, 1)[:, None], dots)
 
 
 @triton.jit
@@ -305,7 +303,10 @@ def _back_rows(
     # threads that wrote every one of them would have to meet for it.
     lane = tl.arange(0, COLS)[None, :]
     again = tl.zeros([ROWS, COLS], tl.int32) + earlier > 0
+    # Columns beyond the batch hold anything, NaN perhaps. What is added over samples, values here
+    # and gradients below, is 0 there.
     is_sample = cols[None, :] < batch
+    own_value = tl.where(is_sample, value, 0.0)
     targets, weights = target + edge, weight + edge
     for start in tl.range(0, longest, COLS):
         dots = tl.zeros([ROWS, COLS], ACC)
@@ -319,10 +320,10 @@ def _back_rows(
             total = tl.fma(w2, g2, total)
             total = tl.fma(w3, g3, total)
             if DOTS:
-                dots = _with_dot(dots, g0 * value, is_sample, lane == k - start)
-                dots = _with_dot(dots, g1 * value, is_sample, lane == k + 1 - start)
-                dots = _with_dot(dots, g2 * value, is_sample, lane == k + 2 - start)
-                dots = _with_dot(dots, g3 * value, is_sample, lane == k + 3 - start)
+                dots = _with_dot(dots, g0 * own_value, lane == k - start)
+                dots = _with_dot(dots, g1 * own_value, lane == k + 1 - start)
+                dots = _with_dot(dots, g2 * own_value, lane == k + 2 - start)
+                dots = _with_dot(dots, g3 * own_value, lane == k + 3 - start)
         if DOTS:
             is_edge = start + lane < count[:, None]
             place = by_weight + (edge[:, None] + (start - base) + lane)
@@ -335,6 +336,7 @@ def _back_rows(
     total = times_slope(total, pre, value, code, a, b, USED)
     if PRE_SEEDED:
         total += tl.load(by_pre + own_place, mask=mask, other=0).to(ACC)
+    total = tl.where(is_sample, total, 0.0)
     tl.store(gradient + own_place, total.to(gradient.dtype.element_ty), mask=mask)
 
 

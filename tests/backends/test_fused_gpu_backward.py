@@ -7,7 +7,7 @@ from gpu_networks import agree, by_reference, gradients, layered, samples
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphnn
-from graphnn.backends import fused_gpu_backward, fused_gpu_pass
+from graphnn.backends import fused_gpu_backward, fused_gpu_pass, fused_gpu_schedule
 
 
 def test_blocks_of_samples_share_few_rows_of_weight_gradients(rng, device, monkeypatch):
@@ -77,6 +77,30 @@ def test_products_take_their_gradient_in_pieces(rng, device, small_products, mon
     monkeypatch.setattr(fused_gpu_backward, "_PIECE_BYTES", 1)
     monkeypatch.setattr(fused_gpu_backward, "_PROGRAMS", 1)
     agree(gradients(net, x), by_reference(net, x))
+
+
+# The interpreter computes with numpy, which says where it overflows.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("how", "products"), [("levels", False), ("levels", True), ("walk", False)]
+)
+def test_columns_without_a_sample_are_in_no_sum(rng, device, monkeypatch, how, products):
+    # A sample of zeros would be infinite in level 2 on, and its gradients NaN; those there are not.
+    monkeypatch.setattr(fused_gpu_pass, "launches", lambda *_: how)
+    if products:
+        monkeypatch.setattr(fused_gpu_schedule, "LARGE_BLOCK", 1)
+    edges = [[0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4], [2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7]]
+    names = ["identity"] * 2 + ["square", "square", "square", "square", "square", "abs"]
+    graph = graphnn.NeuronGraph(edges, activation=names)
+    weight = torch.tensor([1.0] * 8 + [1e-10] * 3)
+    bias = torch.tensor([-1e10, -1e10, 0.0, 0.0, 0.0, 0.0])
+    net = graphnn.Network(graph, weight, bias, "fused_gpu", device=device)
+    x = 5e9 + 3e3 * torch.randn(5, 2, generator=rng).to(device)
+    assert not net(torch.zeros(1, 2, device=device)).isfinite().all()
+    found = gradients(net, x)
+    assert all(part.isfinite().all() for part in found)
+    twin = graphnn.Network(graph, net.weight, net.bias, "reference")
+    agree(found, gradients(twin, x))
 
 
 def test_many_pieces_are_not_added_up_in_half_precision(rng, device, small_products, monkeypatch):
