@@ -13,7 +13,8 @@ from graphnn.errors import BackendError
 
 _Result = TypeVar("_Result")
 _Build = TypeVar("_Build", bound=Callable[..., Any])
-# Bytes an edge that building takes at most, beside the edges that are given: it sorts them.
+# Bytes an edge that building takes at most, beside the edges that are given: it sorts them. It
+# counts a neuron's in as many.
 _BUILDING = 48
 
 
@@ -47,7 +48,7 @@ def built(build: Callable[[], _Result], device: torch.device, num_edges: int) ->
     # Out here nothing holds the frames of what failed, and their tensors.
     text = (
         f"{device} has too little memory to build a network of {num_edges} edges there, which "
-        f"takes about {_BUILDING} bytes an edge"
+        f"takes about {_BUILDING} bytes an edge, and as many a neuron"
     )
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -60,12 +61,14 @@ def built(build: Callable[[], _Result], device: torch.device, num_edges: int) ->
 
 
 def built_of_edges(build: _Build) -> _Build:
-    """`build`, whose first tensor is a (2, E) `edge_index`, as `built` runs it."""
+    """A method whose first argument is a (2, E) `edge_index`, as `built` runs it."""
 
     @wraps(build)
     def within_memory(*args: Any, **named: Any) -> Any:
-        tensors = [given for given in (*args, *named.values()) if isinstance(given, Tensor)]
-        edges = tensors[0] if tensors else torch.empty(0, device="cpu")
+        edges = named.get("edge_index", args[1] if len(args) > 1 else None)
+        if not isinstance(edges, Tensor):
+            # They are on the CPU.
+            return build(*args, **named)
         return built(lambda: build(*args, **named), edges.device, edges.numel() // 2)
 
     return cast("_Build", within_memory)

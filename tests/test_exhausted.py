@@ -28,8 +28,9 @@ FULL = [
 ]
 MESSAGE = (
     r"^cuda:0 has too little memory to build a network of 3 edges there, which takes about 48 "
-    r"bytes an edge: 0.00 GiB, and 0.03 GiB are free, enough for about 699050 edges \(CUDA out of "
-    r"memory. Tried to allocate 9.00 GiB\). Build it on the CPU, and move it with .to\(\).$"
+    r"bytes an edge, and as many a neuron: 0.00 GiB, and 0.03 GiB are free, enough for about "
+    r"699050 edges \(CUDA out of memory. Tried to allocate 9.00 GiB\). Build it on the CPU, and "
+    r"move it with .to\(\).$"
 )
 
 

@@ -47,7 +47,7 @@ def run(
         offset: As there.
         keep: As there.
         name: The backend's, for errors.
-        guard: Runs the backward pass.
+        guard: Runs the backward pass; kept until then, so it must hold no tensor of the call.
     """
     if needs_gradient(weight, bias, inputs, offset):
         return _Run.apply(plan, keep, name, guard, weight, bias, inputs, offset)
@@ -199,7 +199,19 @@ class _Backward:
         sizes = [self._size(index, rows) for index, rows in tables.output_rows]
         pieces = [gradient] if len(sizes) == 1 else gradient.split(sizes, 1)
         for (index, rows), piece in zip(tables.output_rows, pieces, strict=True):
-            self._add(index, rows, piece)
+            if rows is None:
+                self._add(index, None, piece)
+            else:
+                self._add(index, None, self._by_neuron(index, rows, piece))
+                self.own.add(index)
+
+    def _by_neuron(self, index: int, rows: Tensor, piece: Tensor) -> Tensor:
+        """(B, n) of a level, from the gradients by its outputs, which may repeat."""
+        whole = piece.new_zeros(self.batch, self._size(index, None))
+        if piece.device.type == "cpu":
+            return whole.index_add_(1, rows, piece)
+        # On a GPU index_add_ adds with atomics, in any order.
+        return torch.ops.aten.index_put_(whole, [None, rows], piece, True)
 
     def run(self) -> tuple[Tensor | None, ...]:
         """The gradients by weight, bias, inputs and offset; None where not needed."""
@@ -307,15 +319,10 @@ class _Backward:
         elif index not in self.own:
             before = before.clone()
         self.own.add(index)
-        if rows is None:
-            before.add_(piece)
-        elif piece.device.type == "cpu":
-            # An output may repeat, so its gradients are added.
-            before.index_add_(1, rows, piece)
-        else:
-            # On a GPU index_add_ does so with atomics, in any order.
-            torch.ops.aten.index_put_(before, [None, rows], piece, True)
-        self.by_value[index] = before
+        # The rows are distinct.
+        self.by_value[index] = (
+            before.add_(piece) if rows is None else before.index_add_(1, rows, piece)
+        )
 
 
 def _operand(level: Level, values: list[Tensor | None]) -> Tensor:

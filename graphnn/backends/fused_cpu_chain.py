@@ -1,6 +1,6 @@
 """Plans in which every level reads all of the level below, on the CPU: a converted nn.Sequential.
 
-What `fused_cpu_dense` does for any levels of blocks, with nothing to ask on the way: a product of
+What `dense` does for any levels of blocks, with nothing to ask on the way: a product of
 one sample takes a few microseconds, and what Python does between two of them finds the cache full
 of weights, where every step costs several times its usual price.
 """

@@ -12,7 +12,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from graphnn.backends import dense, fused_gpu_graphs
 from graphnn.backends.base import Call, Keep, States, is_transformed
 from graphnn.backends.fused_gpu_backward import Backward
 from graphnn.backends.fused_gpu_graphs import Compute, Tensors
-from graphnn.backends.fused_gpu_memory import within_memory
+from graphnn.backends.fused_gpu_memory import Size, within_memory
 from graphnn.backends.fused_gpu_pass import ACCUMULATED, Pass, State, chunked
 from graphnn.backends.fused_gpu_schedule import schedule
 from graphnn.backends.fused_gpu_tiles import launches
@@ -78,7 +78,7 @@ class _Run(torch.autograd.Function):
 
         call = Call(plan, weight, bias, inputs, offset, keep)
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-            computed = within_memory(launched, launched, call, trains=True)
+            computed = within_memory(launched, launched, Size.of(call), trains=True)
         if torch.is_grad_enabled():
             computed = refuse_second_derivative("fused_gpu", computed, (*call.tensors, *gradients))
         return None, None, *computed
@@ -151,19 +151,22 @@ class FusedGpu:
         """Runs the plan; see `Backend.run`."""
         call = Call(plan, weight, bias, inputs, offset, keep)
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in call.tensors)
-
-        def guard(backward: Callable[[], Any]) -> Any:
-            return within_memory(backward, backward, call, trains)
+        size = Size.of(call)
 
         def compute(shrink: int = 1) -> Tensor | States:
             if schedule(plan).only_products:
+                guard = partial(_dense_backward, size=size)
                 return dense.run(plan, weight, bias, inputs, offset, keep, self.name, guard)
             if trains:
                 return _Run.apply(plan, keep, weight, bias, inputs, offset)
             with torch.no_grad():
                 return _infer(call, shrink)
 
-        return within_memory(compute, lambda: compute(_SHRINK), call, trains)
+        return within_memory(compute, lambda: compute(_SHRINK), size, trains)
+
+
+def _dense_backward(backward: Callable[[], Any], size: Size) -> Any:
+    return within_memory(backward, backward, size, trains=True)
 
 
 def _infer(call: Call, shrink: int) -> Tensor | States:
@@ -188,7 +191,9 @@ def no_kernels_on(where: torch.device) -> list[str]:
         reasons.append(f"the weights are on {where}, not on a GPU")
     if not _has_triton():
         reasons.append("triton is not installed (pip install triton; Linux only)")
-    if where.type == "cuda":
+    if where.type == "cuda" and torch.version.hip is not None:
+        reasons.append("the kernels are for NVIDIA GPUs, and this torch is for AMD's")
+    elif where.type == "cuda":
         if torch.cuda.get_device_capability(where) < _OLDEST:
             name = torch.cuda.get_device_name(where)
             reasons.append(f"the GPU {name} is older than Triton knows")

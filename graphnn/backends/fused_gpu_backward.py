@@ -161,10 +161,14 @@ class Backward:
         if not self.dots:
             return
         values = piece.values[product.sources][:, : piece.count].t()
+        gradient, before = arriving[:, : piece.count], self.by_product.get(level)
         # Added up in the type of all sums: hundreds of pieces would be lost in half precision.
-        own = (arriving[:, : piece.count] @ values).to(call.accumulated)
-        before = self.by_product.get(level)
-        self.by_product[level] = own if before is None else before.add_(own)
+        if before is None:
+            self.by_product[level] = (gradient @ values).to(call.accumulated)
+        elif before.dtype == values.dtype:
+            before.addmm_(gradient, values)
+        else:
+            before += gradient @ values
 
     def _by_weight(self) -> Tensor:
         """(E,), in graph order."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from threading import Lock, RLock
 from typing import Any, Literal
 from weakref import WeakSet
@@ -19,6 +19,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from graphnn.backends.fused_gpu_schedule import schedule
 from graphnn.exhausted import is_out_of_memory
 from graphnn.plan import ExecutionPlan
 
@@ -28,8 +29,9 @@ _Key = tuple[torch.device, int, Hashable, Hashable]
 # A call that has come often enough is captured: one that comes once would only pay for it. So many
 # kinds of calls are counted.
 _CAPTURED_AT, _COUNTED = 3, 1024
-# Captures that a plan keeps, and bytes that those read and write, but for the last one's.
-_MOST, _MOST_BYTES = 32, 1 << 30
+# Captures that a plan keeps, and bytes that they read and write: so many, or an eighth of the
+# device's, and whatever they take the last two, a step's forward and backward pass.
+_MOST, _MOST_BYTES, _LEAST = 32, 1 << 30, 2
 # A process captures one graph at a time, and no thread may wait for a device that captures.
 _CAPTURING = Lock()
 
@@ -48,7 +50,7 @@ class Captured:
     given: Tensors
     results: Tensors
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """Of what it reads and writes."""
         return sum(t.nbytes for t in (*self.given, *self.results) if t is not None)
@@ -62,15 +64,27 @@ class Captured:
         return tuple(None if result is None else result.clone() for result in self.results)
 
 
-def capture(compute: Compute, tensors: Tensors) -> Captured:
-    """Captures what `compute` launches for tensors of these shapes."""
+def capture(compute: Compute, tensors: Tensors, multiplies: bool) -> Captured:
+    """Captures what `compute` launches for tensors of these shapes.
+
+    Args:
+        compute: As for `Graphs.run`.
+        tensors: Its arguments.
+        multiplies: Whether it multiplies matrices.
+    """
     # What is kept must be no inference tensor, which later calls could not write to.
     with torch.inference_mode(False), torch.no_grad():
         given = tuple(None if t is None else torch.empty_like(t).copy_(t) for t in tensors)
         # Compiles and derives whatever is still missing, which no capture may do.
         compute(*given)
         first = next(t for t in given if t is not None)
-        with torch.cuda.device_of(first), _CAPTURING, _recording(first.device) as graph:
+        workspace = _own_workspace() if multiplies else nullcontext()
+        with (
+            torch.cuda.device_of(first),
+            _CAPTURING,
+            workspace,
+            _recording(first.device) as graph,
+        ):
             results = compute(*given)
     return Captured(graph.replay, given, results)
 
@@ -84,7 +98,6 @@ def _recording(device: torch.device) -> Iterator[Any]:
         # What other threads do meanwhile, such as copying the next batch, is no part of it. A
         # capture that fails leaves its stream the current one: the outer context does not.
         with (
-            _own_workspace(),
             torch.cuda.stream(torch.cuda.current_stream()),
             torch.cuda.graph(graph, capture_error_mode="thread_local", **where),
         ):
@@ -104,6 +117,7 @@ def _own_workspace() -> Iterator[None]:
 
     torch keeps one for each stream. Captures that share a stream would share it, and the first that
     is let go would take it from the others; one made in a capture would serve calls outside it.
+    All streams' are let go, as torch can do no less.
     """
     torch._C._cuda_clearCublasWorkspaces()
     try:
@@ -119,9 +133,14 @@ def _stream_of_captures(device: torch.device) -> Any:
 
 
 class Graphs:
-    """The captures of one plan, the last used at the end."""
+    """The captures of one plan, the last used at the end.
 
-    def __init__(self) -> None:
+    Args:
+        multiplies: Whether its calls multiply matrices.
+    """
+
+    def __init__(self, multiplies: bool) -> None:
+        self._multiplies = multiplies
         self._lock = RLock()
         self._kept: OrderedDict[_Key, Captured | Literal["never"]] = OrderedDict()
         # How often others have come.
@@ -141,12 +160,12 @@ class Graphs:
         whole = (device, _stream(device), (key, _precisions()), shapes)
         # One at a time: two threads may hold one stream, and backward has a thread of its own.
         with self._lock:
-            found = self._kept.pop(whole, None)
-            if found is None and self._has_come_often(whole):
-                found = _try(compute, tensors)
+            found = self._kept.get(whole)
             if found is not None:
-                self._kept[whole] = found
-                self._make_room()
+                self._kept.move_to_end(whole)
+            elif self._has_come_often(whole):
+                self._kept[whole] = found = _try(compute, tensors, self._multiplies)
+                self._make_room(_most_bytes(device))
             if isinstance(found, Captured):
                 return found(tensors)
         return compute(*tensors)
@@ -161,14 +180,16 @@ class Graphs:
             self._counts.popitem(last=False)
         return False
 
-    def _make_room(self) -> None:
+    def _make_room(self, most_bytes: int) -> None:
         """Lets go of those that were not used for longest."""
-        kept = [one for one in self._kept.values() if isinstance(one, Captured)]
-        total = sum(one.num_bytes for one in kept)
-        while len(self._kept) > _MOST or (len(self._kept) > 1 and total > _MOST_BYTES):
-            oldest = next(iter(self._kept))
-            found = self._kept[oldest]
-            total -= found.num_bytes if isinstance(found, Captured) else 0
+        while len(self._kept) > _MOST:
+            self._forget(next(iter(self._kept)))
+        sizes = {k: own.num_bytes for k, own in self._kept.items() if isinstance(own, Captured)}
+        total = sum(sizes.values())
+        for oldest in list(sizes)[:-_LEAST]:
+            if total <= most_bytes:
+                break
+            total -= sizes[oldest]
             self._forget(oldest)
 
     def _forget(self, key: _Key) -> None:
@@ -188,9 +209,15 @@ class Graphs:
 _EVERY: WeakSet[Graphs] = WeakSet()
 
 
-def _try(compute: Compute, tensors: Tensors) -> Captured | Literal["never"]:
+def _most_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _MOST_BYTES
+    return max(_MOST_BYTES, torch.cuda.get_device_properties(device).total_memory // 8)
+
+
+def _try(compute: Compute, tensors: Tensors, multiplies: bool) -> Captured | Literal["never"]:
     try:
-        return capture(compute, tensors)
+        return capture(compute, tensors, multiplies)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
@@ -205,12 +232,16 @@ def _try(compute: Compute, tensors: Tensors) -> Captured | Literal["never"]:
 
 def _precisions() -> tuple[Any, ...]:
     """What matrix products depend on beside their arguments."""
-    own = torch.backends.cuda.matmul
+    # By way of torch._C, which tells all of what the attributes tell in part.
+    own = torch._C
     return (
-        own.fp32_precision, own.allow_bf16_reduced_precision_reduction,
-        own.allow_fp16_reduced_precision_reduction, own.allow_fp16_accumulation,
+        torch.backends.cuda.matmul.fp32_precision,
+        own._get_cublas_allow_fp16_reduced_precision_reduction(),
+        own._get_cublas_allow_bf16_reduced_precision_reduction(),
+        own._get_cublas_allow_fp16_accumulation(),
+        own._get_blas_preferred_backend(),
         torch.are_deterministic_algorithms_enabled(),
-    )  # fmt: skip
+    )
 
 
 def _stream(device: torch.device) -> int:
@@ -230,7 +261,7 @@ def can_capture(device: torch.device) -> bool:
 def graphs(plan: ExecutionPlan) -> Graphs:
     """A plan's captures, kept beside it."""
     if "fused_gpu graphs" not in plan.derived:
-        plan.derived.setdefault("fused_gpu graphs", Graphs())
+        plan.derived.setdefault("fused_gpu graphs", Graphs(bool(schedule(plan).products)))
     return plan.derived["fused_gpu graphs"]
 
 

@@ -105,6 +105,28 @@ def test_equal_hashes_are_no_proof(monkeypatch):
         assert {*fours.rows[:, start:stop].flatten().tolist()} in ({*range(top, end)}, set())
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize(
+    "reads",
+    [
+        [[0, 1, 2, 3, 4]] * 6 + [[1, 2, 3, 4, 5]] * 2,
+        # What some read, others read too, and more.
+        [[0, 1, 2, 3, 4, 5]] * 3 + [[0, 1, 2, 3, 4]] * 5,
+    ],
+)
+def test_rows_of_one_hash_are_told_apart(monkeypatch, in_pieces, reads):
+    monkeypatch.setattr(fused_gpu_fours, "_SPREAD", 0)
+    if in_pieces:
+        monkeypatch.setattr(pieces, "_PIECE", 1)
+    counts = torch.tensor([0] * 9 + [len(own) for own in reads])
+    source = torch.tensor([one for own in reads for one in own], dtype=torch.int32)
+    fours = find(torch.tensor([0, 8, 16]), counts.cumsum(0), source)
+    assert fours.rows.shape[1] == 3
+    for four in fours.rows.t().tolist():
+        assert len({tuple(reads[row - 8]) for row in four}) == 1
+    assert {*fours.rows.flatten().tolist()} == {*range(8, 16)}
+
+
 def grouped(rng, device, dtype=torch.float32):
     """Groups of 4, 3, 1 and 6 alike, over two levels, with all that neurons differ in."""
     edges, sets = [], ([0, 1, 2, 3, 4], [0, 2, 4, 5], [1, 2, 3, 5], [0, 1, 3, 4, 5])

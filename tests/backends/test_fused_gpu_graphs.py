@@ -15,7 +15,13 @@ from cases import CASES
 from gpu_networks import agree, gradients, layered, samples
 
 import graphnn
-from graphnn.backends import fused_gpu, fused_gpu_graphs, fused_gpu_pass, fused_gpu_tiles
+from graphnn.backends import (
+    fused_gpu,
+    fused_gpu_graphs,
+    fused_gpu_pass,
+    fused_gpu_schedule,
+    fused_gpu_tiles,
+)
 from graphnn.backends.fused_gpu_graphs import Captured, Graphs
 
 
@@ -26,7 +32,7 @@ class StandIn:
         self.made = 0
         self.replayed = 0
 
-    def __call__(self, compute, tensors):
+    def __call__(self, compute, tensors, multiplies):
         self.made += 1
         with torch.inference_mode(False), torch.no_grad():
             given = tuple(None if t is None else t.clone() for t in tensors)
@@ -161,26 +167,77 @@ def test_captures_are_let_go_where_they_hold_much(monkeypatch):
     monkeypatch.setattr(fused_gpu_graphs, "capture", StandIn())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
     monkeypatch.setattr(fused_gpu_graphs, "_MOST_BYTES", 100)
-    own = Graphs()
+    own = Graphs(False)
     # Each reads and writes 8 bytes a number.
-    for count, kept in ((4, 1), (5, 2), (2, 3), (50, 1), (1, 1)):
+    for count, kept in ((4, 1), (5, 2), (2, 3), (50, 2), (1, 2)):
         for _ in range(3):
             own.run("key", lambda numbers: (numbers + 1,), (torch.ones(count),))
         assert len(own._kept) == kept
-    for found in own._kept.values():
-        assert found.num_bytes == 8
+    # The last two, whatever they hold.
+    assert [found.num_bytes for found in own._kept.values()] == [400, 8]
+
+
+def test_a_step_that_holds_much_is_captured_once(rng, device, stand_in, monkeypatch):
+    monkeypatch.setattr(fused_gpu_graphs, "_MOST_BYTES", 1)
+    net = layered(rng, device)
+    for _ in range(6):
+        net(samples(net, 3, rng)).sum().backward()
+    assert stand_in.made == 2
+
+
+def test_a_kind_that_failed_is_remembered_whatever_others_hold(rng, device, stand_in, monkeypatch):
+    tries = []
+
+    def fails(compute, tensors, multiplies):
+        tries.append(1)
+        raise RuntimeError("operation not permitted")
+
+    monkeypatch.setattr(fused_gpu_graphs, "_MOST_BYTES", 1)
+    net = layered(rng, device)
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(fused_gpu_graphs, "capture", fails)
+        for _ in range(2):
+            net(samples(net, 1, rng))
+        with pytest.warns(UserWarning, match="could not capture"):
+            net(samples(net, 1, rng))
+        for batch in (2, 3, 4, 5):
+            patch.setattr(fused_gpu_graphs, "capture", stand_in)
+            for _ in range(4):
+                net(samples(net, batch, rng))
+        patch.setattr(fused_gpu_graphs, "capture", fails)
+        net(samples(net, 1, rng))
+    assert tries == [1]
+
+
+MATMUL = torch.backends.cuda.matmul
+
+
+@contextlib.contextmanager
+def unchanged_precisions():
+    """What matrix products depend on, as it was before."""
+    names = ["fp32_precision", "allow_fp16_accumulation"]
+    names += [f"allow_{half}_reduced_precision_reduction" for half in ("fp16", "bf16")]
+    before = {name: getattr(MATMUL, name) for name in names}
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(MATMUL, name, value)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.mark.parametrize(
-    ("where", "name", "other"),
+    "change",
     [
-        (torch.backends.cuda.matmul, "fp32_precision", "tf32"),
-        (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False),
+        lambda: setattr(MATMUL, "fp32_precision", "tf32"),
+        lambda: setattr(MATMUL, "allow_bf16_reduced_precision_reduction", False),
+        lambda: setattr(MATMUL, "allow_fp16_reduced_precision_reduction", False),
+        lambda: setattr(MATMUL, "allow_fp16_accumulation", True),
+        lambda: torch.use_deterministic_algorithms(True),
     ],
 )
-def test_a_capture_has_the_precision_that_it_was_made_with(
-    rng, device, stand_in, monkeypatch, where, name, other
-):
+def test_a_capture_has_the_precision_that_it_was_made_with(rng, device, stand_in, change):
     net = layered(rng, device)
     x = samples(net, 3, rng)
 
@@ -190,13 +247,10 @@ def test_a_capture_has_the_precision_that_it_was_made_with(
 
     for _ in range(3):
         call()
-    before = getattr(where, name)
-    try:
-        setattr(where, name, other)
+    with unchanged_precisions():
+        change()
         call()
         assert (stand_in.made, stand_in.replayed) == (1, 1)
-    finally:
-        setattr(where, name, before)
     call()
     assert (stand_in.made, stand_in.replayed) == (1, 2)
 
@@ -206,7 +260,7 @@ def test_a_capture_has_the_precision_that_it_was_made_with(
     [torch.OutOfMemoryError("too much"), RuntimeError("Triton Error [CUDA]: out of memory")],
 )
 def test_a_capture_without_memory_is_tried_again_later(rng, device, stand_in, monkeypatch, error):
-    def fails(compute, tensors):
+    def fails(compute, tensors, multiplies):
         raise error
 
     net = layered(rng, device)
@@ -258,7 +312,7 @@ def test_nothing_is_captured_while_the_user_captures(monkeypatch):
 def test_a_capture_that_fails_is_told_once_and_the_results_are_right(monkeypatch):
     tries = []
 
-    def fails(compute, tensors):
+    def fails(compute, tensors, multiplies):
         tries.append(1)
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
@@ -267,7 +321,7 @@ def test_a_capture_that_fails_is_told_once_and_the_results_are_right(monkeypatch
     def double(numbers):
         return 2 * numbers, None
 
-    own, two = Graphs(), torch.tensor([2.0])
+    own, two = Graphs(False), torch.tensor([2.0])
     for _ in range(2):
         own.run("key", double, (two,))
     with pytest.warns(UserWarning, match=r"could not capture.*not permitted.*capturing\) and goes"):
@@ -347,7 +401,7 @@ class Machine:
 def test_what_is_captured_has_run_before_and_outlives_inference_mode(monkeypatch):
     machine = Machine(monkeypatch)
     with torch.inference_mode():
-        made = fused_gpu_graphs.capture(machine.compute, (torch.ones(2).expand(3, 2), None))
+        made = fused_gpu_graphs.capture(machine.compute, (torch.ones(2).expand(3, 2), None), True)
     assert not made.given[0].is_inference()
     assert not made.results[0].is_inference()
     with torch.no_grad():
@@ -366,12 +420,36 @@ def test_what_is_captured_has_run_before_and_outlives_inference_mode(monkeypatch
 def test_a_capture_that_fails_leaves_all_as_it_was(monkeypatch, wrong, message, released):
     machine = Machine(monkeypatch, wrong)
     with pytest.raises(RuntimeError, match=message):
-        fused_gpu_graphs.capture(machine.compute, (torch.ones(2), None))
-    recorded = ["clear", "begin", "compute", "end", "restore", "clear"]
-    assert machine.log == ["compute", *recorded, *released]
+        fused_gpu_graphs.capture(machine.compute, (torch.ones(2), None), True)
+    # What else failed gives its pool back before.
+    recorded = ["clear", "begin", "compute", "end", "restore", *released, "clear"]
+    assert machine.log == ["compute", *recorded]
     assert not machine.under_way
     assert fused_gpu_graphs._CAPTURING.acquire(blocking=False)
     fused_gpu_graphs._CAPTURING.release()
+
+
+def test_what_multiplies_nothing_leaves_the_workspaces_of_others(monkeypatch):
+    machine = Machine(monkeypatch)
+    fused_gpu_graphs.capture(machine.compute, (torch.ones(2), None), False)
+    assert machine.log == ["compute", "begin", "compute", "end", "restore"]
+
+
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_a_plan_with_products_says_so(rng, device, stand_in, monkeypatch, multiplies):
+    told = []
+    if multiplies:
+        monkeypatch.setattr(fused_gpu_schedule, "LARGE_BLOCK", 1)
+    own = stand_in.__call__
+    monkeypatch.setattr(
+        fused_gpu_graphs, "capture", lambda *given: told.append(given[2]) or own(*given)
+    )
+    net = graphnn.Network(CASES["block over two levels"](), backend="fused_gpu", generator=rng)
+    net = net.to(device)
+    with torch.no_grad():
+        for _ in range(3):
+            net(samples(net, 3, rng))
+    assert told == [multiplies]
 
 
 def test_the_captures_of_a_device_share_a_stream(monkeypatch):
@@ -473,6 +551,6 @@ def test_after_a_real_capture_that_fails_others_work(on_gpu):
 
     x = torch.ones(3, device=on_gpu)
     with pytest.raises(RuntimeError):
-        fused_gpu_graphs.capture(waits, (x,))
-    made = fused_gpu_graphs.capture(lambda own: (own + 1,), (x,))
+        fused_gpu_graphs.capture(waits, (x,), True)
+    made = fused_gpu_graphs.capture(lambda own: (own + 1,), (x,), True)
     assert torch.equal(made((2 * x,))[0], 3 * x)

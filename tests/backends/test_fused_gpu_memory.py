@@ -1,13 +1,22 @@
 """What the GPU backend does where its memory is too small."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from cases import CASES
 from gpu_networks import agree, by_reference, gradients, layered, samples
 
 import graphnn
-from graphnn.backends import dense, fused_gpu_graphs, fused_gpu_memory, fused_gpu_pass
-from graphnn.backends.base import Call
+from graphnn.backends import (
+    dense,
+    fused_gpu_graphs,
+    fused_gpu_memory,
+    fused_gpu_pass,
+    fused_gpu_schedule,
+)
+from graphnn.backends.fused_gpu_memory import Size
 
 
 def test_too_little_memory_is_told_and_the_process_goes_on(rng, device, monkeypatch):
@@ -56,6 +65,25 @@ def test_a_network_of_products_tells_it_too(rng, device, small_products, monkeyp
                 (net(x) if outputs is None else outputs).sum().backward()
     for one, other in zip(gradients(net, x), expected, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("trace", [False, True])
+def test_a_loss_holds_nothing_of_its_call_once_it_is_differentiated(
+    rng, device, monkeypatch, products, trace
+):
+    if products:
+        monkeypatch.setattr(fused_gpu_schedule, "LARGE_BLOCK", 1)
+    net = graphnn.Network(CASES["dense"](), backend="fused_gpu", generator=rng).to(device)
+    x = samples(net, 5, rng)
+    offset = torch.zeros(5, net.graph.num_neurons, device=device)
+    loss = (net.trace(x, offset=offset).values if trace else net(x)).sum()
+    loss.backward()
+    held = weakref.ref(x), weakref.ref(offset)
+    del x, offset
+    gc.collect()
+    assert [one() for one in held] == [None, None]
+    assert loss.isfinite()
 
 
 def test_frees_what_a_failed_call_held(rng, on_gpu):
@@ -142,19 +170,16 @@ def test_captures_are_released_before_the_second_try(rng, device, monkeypatch):
 
 
 def test_says_what_is_needed_what_is_free_and_what_fits(rng, device, monkeypatch):
-    class OnGpu(torch.Tensor):
-        is_cuda = True
-
     net = layered(rng, device)
-    x = samples(net, 700, rng).as_subclass(OnGpu)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2**16, 2**30))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
 
     def fails():
         raise torch.OutOfMemoryError("No memory. Tried to allocate 1.00 GiB. More.")
 
-    call = Call(net.plan, net.weight, net.bias, x)
-    a_sample, fixed = fused_gpu_memory.needed_bytes(call, trains=True)
+    size = Size(net.plan, 700, torch.float32, torch.device("cuda", 0), "outputs", False)
+    a_sample, fixed = fused_gpu_memory.needed_bytes(size, trains=True)
     # Values and preactivations of 27 neurons, four outputs twice; three numbers an edge.
     assert (a_sample, fixed) == (4 * (2 * 27 + 2 * 4), 66 * 12)
     message = (
@@ -163,6 +188,6 @@ def test_says_what_is_needed_what_is_free_and_what_fits(rng, device, monkeypatch
         r"allocate 1.00 GiB\). Give smaller batches, or run under torch.no_grad"
     )
     with pytest.raises(graphnn.BackendError, match=message):
-        fused_gpu_memory.within_memory(fails, fails, call, trains=True)
+        fused_gpu_memory.within_memory(fails, fails, size, trains=True)
     with pytest.raises(graphnn.BackendError, match=r"this call takes .* Give smaller batches\.$"):
-        fused_gpu_memory.within_memory(fails, fails, call, trains=False)
+        fused_gpu_memory.within_memory(fails, fails, size, trains=False)
