@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graphnn import edit, edited
+from graphnn.activation import apply
 from graphnn.errors import GraphError
 from graphnn.graph import Ids, NeuronGraph
 from graphnn.network import Network
@@ -24,8 +25,9 @@ def ablate(net: Network, neurons: Ids, value: Value = 0.0, remove: bool = False)
 
     Neurons, edges, ids and groups stay; only numbers change:
 
-    - A held computed neuron's incoming edges get the weight 0, its activation becomes "identity"
-      and its bias the held value. Its outgoing edges carry that value.
+    - A held computed neuron's incoming edges get the weight 0, its bias becomes the held value, and
+      its activation "identity", unless that gives the value back, as relu does from 0 on. Its
+      outgoing edges carry that value. Where no activation changes the graph is that of `net`.
     - A held input is still passed in, and still shows in traces, but its outgoing edges get the
       weight 0, and ``weight * held value`` goes into the biases of their targets. Where it is an
       output too, a constant neuron, appended after the others, takes its place there.
@@ -34,7 +36,7 @@ def ablate(net: Network, neurons: Ids, value: Value = 0.0, remove: bool = False)
     neurons with them; the others are numbered anew. All edges between other neurons stay, also
     those that no output depends on any more. The outputs are those of holding at 0.
 
-    What holds a neuron are parameters: training the new network moves them, where `net`'s were
+    What holds a neuron are parameters: training the new network may move them, where `net`'s were
     trained. And a weight of 0 keeps out finite values only: over such an edge an infinite or NaN
     value gives NaN, since 0 * inf is NaN. ``remove=True`` takes the edges themselves out.
 
@@ -138,12 +140,14 @@ def _hold(net: Network, ids: Tensor, value: Tensor) -> Network:
     is_constant, is_muted = is_held & ~is_input, is_held & is_input
 
     weight, bias = net.weight.detach().clone(), net.bias.detach()
-    weight[is_constant[target].to(weight.device)] = 0
+    weight[_incoming(graph, ids[~is_input[ids]]).to(weight.device)] = 0
     # An input that is held at 0 adds nothing, even over an infinite weight.
-    folded = (is_muted & (held_at != 0))[source].nonzero().flatten()
-    added = weight[folded.to(weight.device)].cpu().double() * held_at[source[folded]]
-    shift = torch.zeros_like(held_at).index_add_(0, target[folded], added)
-    weight[is_muted[source].to(weight.device)] = 0
+    shift = torch.zeros_like(held_at)
+    if is_muted.any():
+        folded = (is_muted & (held_at != 0))[source].nonzero().flatten()
+        added = weight[folded.to(weight.device)].cpu().double() * held_at[source[folded]]
+        shift.index_add_(0, target[folded], added)
+        weight[is_muted[source].to(weight.device)] = 0
 
     full = torch.zeros(count, dtype=bias.dtype, device="cpu")
     full[graph.bias_neurons] = bias.cpu()
@@ -152,23 +156,44 @@ def _hold(net: Network, ids: Tensor, value: Tensor) -> Network:
     full[is_constant] = held_at[is_constant].to(bias.dtype)
 
     shown = ids[torch.isin(ids, graph.output_ids[is_muted[graph.output_ids]])]
-    has_bias = moved | is_constant
+    # Without a bias a neuron has 0.
+    has_bias = moved | (is_constant & (full != 0))
     has_bias[graph.bias_neurons] = True
     new_bias = torch.cat([full[has_bias], held_at[shown].to(bias.dtype)])
-    made = _rewire(graph, is_constant, has_bias, shown)
+    changed = is_constant.clone()
+    changed[is_constant] = ~_gives_back(graph, is_constant.nonzero().flatten(), full)
+    is_new = changed.any() or shown.numel() or int(has_bias.sum()) > graph.bias_neurons.numel()
+    made = _rewire(graph, changed, has_bias, shown) if is_new else net.graph
     return edited.like(net, made, weight, new_bias.to(bias.device))
 
 
-def _rewire(
-    graph: NeuronGraph, is_constant: Tensor, has_bias: Tensor, shown: Tensor
-) -> NeuronGraph:
-    """The graph with some neurons as constants, and a new constant for each of the inputs `shown`.
+def _incoming(graph: NeuronGraph, neurons: Tensor) -> Tensor:
+    """(n,) int64 ids of the edges into some neurons."""
+    edges = graph.sorted_edges
+    bounds = torch.stack([edges.ptr[neurons], edges.ptr[neurons + 1]], 1).tolist()
+    pieces = [edges.order[start:end] for start, end in bounds]
+    return torch.cat([edges.order[:0], *pieces]).long()
+
+
+def _gives_back(graph: NeuronGraph, neurons: Tensor, values: Tensor) -> Tensor:
+    """(n,) bool: whether the activations of some neurons make of their `values` (N,) the same."""
+    codes, own = graph.activation_code[neurons], values[neurons]
+    same = torch.zeros_like(neurons, dtype=torch.bool)
+    for code in codes.unique().tolist():
+        activation, rows = graph.activation_table[code], codes == code
+        found = apply(activation.function, activation.parameters, own[rows])
+        same[rows] = found == own[rows]
+    return same
+
+
+def _rewire(graph: NeuronGraph, changed: Tensor, has_bias: Tensor, shown: Tensor) -> NeuronGraph:
+    """The graph with some neurons linear, and a new constant for each of the inputs `shown`.
 
     The new ones take the inputs' places among the outputs.
     """
     activation = [
-        "identity" if constant else name
-        for name, constant in zip(graph.activation, is_constant.tolist(), strict=True)
+        "identity" if is_linear else name
+        for name, is_linear in zip(graph.activation, changed.tolist(), strict=True)
     ]
     count, num_new = graph.num_neurons, shown.numel()
     in_output = torch.arange(count, device="cpu")

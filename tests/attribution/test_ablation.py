@@ -140,6 +140,51 @@ def test_only_what_is_held_changes(rng):
     ]
 
 
+@pytest.mark.parametrize(
+    ("activation", "value", "keeps"),
+    [
+        ("relu", 0.0, True),
+        ("relu", 2.5, True),
+        ("relu", -1.0, False),
+        ("tanh", 0.0, True),
+        ("tanh", 0.5, False),
+        ("sigmoid", 0.0, False),
+        ("clamp(-1, 1)", [0.25, 0.5], True),
+        ("clamp(-1, 1)", [0.25, 1.5], False),
+    ],
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_keeps_the_graph_where_activations_give_the_values_back(
+    rng, activation, value, keeps, bias
+):
+    model = nn.Sequential(nn.Linear(3, 6, bias=bias), nn.Linear(6, 2, bias=bias))
+    graph = graphnn.from_sequential(model).graph
+    names = ["identity"] * 3 + [activation] * 6 + ["identity"] * 2
+    net = network(NeuronGraph(graph.edge_index, activation=names, bias=bias), rng)
+    x, held = samples(net, rng), [4, 7]
+    made = ablate(net, held, value)
+    # A neuron without a bias has 0, so another value needs one.
+    assert (made.graph is net.graph) == (keeps and (bias or value == 0))
+    assert (made.plan is net.plan) == (made.graph is net.graph)
+    values = torch.tensor(value).expand(2).tolist()
+    expected = outputs_by_hand(net, x, dict(zip(held, values, strict=True)))
+    torch.testing.assert_close(made(**x), expected, rtol=1e-12, atol=1e-12)
+    changed = [i for i in range(11) if made.graph.activation[i] != net.graph.activation[i]]
+    assert set(changed) <= set(held)
+    assert bool(changed) != keeps
+
+
+@pytest.mark.parametrize("backend", ["fused_cpu", "reference", "scatter"])
+@pytest.mark.parametrize("name", sorted(graphnn.activation.built_in()))
+def test_every_backend_holds_every_activation(rng, name, backend):
+    edges = [[0, 1, 0, 1, 2, 3], [2, 2, 3, 3, 4, 4]]
+    graph = NeuronGraph(edges, activation=["identity"] * 2 + [name] * 3)
+    net = network(graph, rng, backend=backend)
+    for value in (0.0, 1.0, 0.3, 30.0, -2.0):
+        trace = ablate(net, [2], value).trace(**samples(net, rng, 19))
+        assert (trace.values[:, 2] - value).abs().max() <= 1e-12 * abs(value)
+
+
 def test_an_input_held_at_zero_adds_nothing_over_an_infinite_weight():
     net = Network(NeuronGraph([[0, 1], [2, 2]]), [float("inf"), 2.0], [0.0])
     assert ablate(net, [0])(torch.ones(1, 2)).item() == 2.0
