@@ -78,6 +78,7 @@ def draw(
     scene = compose(net, trace, [sample], max_edges, by, threshold, image_shape)
     figure = skeleton(scene)
     figure["layout"]["title"]["text"] = caption(scene)
+    figure["layout"]["height"] = 760
     figure["layout"]["shapes"] = paths(scene, 0)
     # What is the same for all samples comes last, and lacks nothing.
     for own, more in zip(figure["data"], contents(scene, 0), strict=False):
@@ -99,7 +100,7 @@ def require_plotly() -> Any:
 
 
 def skeleton(scene: Scene) -> dict[str, Any]:
-    """The figure without what a sample changes: the styles of its traces, and the layout.
+    """The figure without its size and what a sample changes: styles of its traces, and the layout.
 
     The traces are: one that edges are hovered by, one for each image, one for each role of neuron
     in `roles_shown`, the names, and entries of the legend.
@@ -317,7 +318,7 @@ def _layout(scene: Scene) -> dict[str, Any]:
     titles = level_titles(scene)
     step = -(-len(titles) // _MOST_TITLES)
     layout = {
-        "template": {}, "height": 760, "hovermode": "closest", "dragmode": "pan",
+        "template": {}, "hovermode": "closest", "dragmode": "pan",
         "uirevision": "graphnn", "plot_bgcolor": "white", "paper_bgcolor": "white",
         "font": {"color": INK, "family": _FONT},
         "title": {"font": {"size": 14}, "x": 0.01, "xanchor": "left"},

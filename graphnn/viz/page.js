@@ -67,10 +67,10 @@
     squares.set(neuron, `M${left},${low}H${right}V${high}H${left}Z`);
   }
 
-  // A Map from shade to one path of all that has it.
-  function joined(shades, pieces) {
+  // Pairs of a key and one path of all that has it.
+  function joined(keys, pieces) {
     const found = new Map();
-    shades.forEach((own, i) => {
+    keys.forEach((own, i) => {
       if (!found.has(own)) found.set(own, []);
       found.get(own).push(pieces[i]);
     });
@@ -79,8 +79,16 @@
 
   function edgePaths(sample, count) {
     const shades = Array.from({ length: count }, (_, i) => shade(strength(i, sample), scene.scale));
-    const strongestLast = ([a], [b]) => Math.abs(a - zero) - Math.abs(b - zero) || a - b;
-    return joined(shades, paths).sort(strongestLast).map(([own, path]) => ({
+    const numShades = scene.shadeColors.length, strengthOf = (own) => Math.abs(own - zero);
+    const seen = new Uint32Array(numShades);
+    const keys = shades.map(
+      (own) => Math.floor(seen[strengthOf(own)]++ / scene.run) * numShades + own);
+    const runs = joined(keys, paths).map(
+      ([key, path]) => ({ run: Math.floor(key / numShades), own: key % numShades, path }));
+    // The signs take turns in being on top.
+    runs.sort((a, b) => strengthOf(a.own) - strengthOf(b.own) || b.run - a.run
+      || (a.run % 2 ? b.own - a.own : a.own - b.own));
+    return runs.map(({ own, path }) => ({
       type: "path", layer: "below", path,
       line: { color: scene.shadeColors[own], width: scene.shadeWidths[own] },
     }));

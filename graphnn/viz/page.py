@@ -131,6 +131,7 @@ def _columns(scene: Scene, first: int) -> dict[str, Any]:
         "biased": _packed(scene.is_biased.astype(np.uint8)),
         "roles": [_packed(figure.neurons_of(scene, role)) for role in figure.roles_shown(scene)],
         "crowded": paths.is_crowded(scene),
+        "run": paths.RUN,
         "stretch": paths.mark_stretch(scene),
         "ink": paths.INK,
         "roleColors": paths.css_all(ROLE_COLORS[figure.roles_shown(scene)]),

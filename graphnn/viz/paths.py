@@ -1,7 +1,8 @@
-"""Edges, and the neurons of crowded scenes, as few SVG paths: one of each shade."""
+"""Edges, and the neurons of crowded scenes, as few SVG paths of one shade each."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from graphnn.viz.places import WIDTH
 from graphnn.viz.scene import Scene
 
 INK = "#1f2933"
+# Edges of one strength are painted this many at a time, each sign's in one path: a path of all
+# of them would hide those of the other sign. Shorter runs would take plotly longer.
+RUN = 128
 _WIDE_EDGES = 400
 # plotly makes an element of each marker, which takes it 0.1 s for 1,000 of them.
 _MOST_MARKERS = 5_000
@@ -50,7 +54,8 @@ def mark_stretch(scene: Scene) -> float:
 
 def _edge_paths(scene: Scene, sample: int) -> list[dict[str, Any]]:
     x, y, widths = scene.x, scene.y, line_widths(scene)
-    found: dict[int, list[str]] = {}
+    found: dict[tuple[int, int], list[str]] = {}
+    seen: Counter[int] = Counter()
     ends = (scene.source, scene.target)
     x0, x1, y0, y1 = (place[end].tolist() for place in (x, y) for end in ends)
     edges = zip(
@@ -60,14 +65,23 @@ def _edge_paths(scene: Scene, sample: int) -> list[dict[str, Any]]:
         middle = "L"
         if bend:
             middle = f"Q{(left + right) / 2:.1f},{(low + high) / 2 + 2 * bend:.1f} "
-        found.setdefault(shade, []).append(f"M{left:.1f},{low:.1f}{middle}{right:.1f},{high:.1f}")
+        run = seen[abs(shade - 64)] // RUN
+        seen[abs(shade - 64)] += 1
+        piece = f"M{left:.1f},{low:.1f}{middle}{right:.1f},{high:.1f}"
+        found.setdefault((run, shade), []).append(piece)
     return [
         {
-            "type": "path", "layer": "below", "path": "".join(found[shade]),
+            "type": "path", "layer": "below", "path": "".join(found[run, shade]),
             "line": {"color": css(SHADE_COLORS[shade]), "width": widths[shade]},
         }
-        for shade in sorted(found, key=lambda shade: (abs(shade - 64), shade))
+        for run, shade in sorted(found, key=_strongest_last)
     ]  # fmt: skip
+
+
+def _strongest_last(own: tuple[int, int]) -> tuple[int, int, int]:
+    """What runs of edges are sorted by; the signs take turns in being on top."""
+    run, shade = own
+    return abs(shade - 64), -run, shade if run % 2 == 0 else -shade
 
 
 def _neuron_paths(scene: Scene, sample: int) -> list[dict[str, Any]]:

@@ -90,6 +90,31 @@ def test_blue_is_positive_and_width_grows_with_the_magnitude():
     assert lines[0][1] == lines[1][1] < 4.0
 
 
+def test_the_signs_take_turns_in_being_on_top(rng):
+    net = layered(60, 50)
+    with torch.no_grad():
+        net.weight.copy_(torch.rand(3000, generator=rng).sub_(0.5).sign_())
+    shapes = viz.draw(net, max_edges=3000).layout.shapes
+    counts = np.array([own.path.count("M") for own in shapes])
+    blue = np.array([own.line.color == BLUE for own in shapes])
+    assert counts.sum() == 3000
+    assert len(shapes) < 60
+    # Of the topmost edges, however many, about as many are of one sign as of the other.
+    lead = np.cumsum(np.where(blue, counts, -counts)[::-1])
+    assert abs(lead).max() < 200
+    assert blue[::-1][:4].tolist() in ([True, False, False, True], [False, True, True, False])
+
+
+def test_stronger_edges_of_either_sign_are_on_top(rng):
+    net = layered(60, 50)
+    with torch.no_grad():
+        net.weight.copy_(torch.randn(3000, generator=rng))
+    figure = viz.draw(net, max_edges=3000)
+    widths = [own.line.width for own in figure.layout.shapes]
+    assert widths == sorted(widths)
+    assert drawn_paths(figure).count("M") == 3000
+
+
 def test_no_two_neurons_overlap_and_levels_go_to_the_right(rng):
     for sizes in ((1, 1), (3, 100, 2), (700, 9, 1), (100, 30, 30, 100)):
         net = layered(*sizes, rng=rng)
@@ -197,7 +222,7 @@ def test_neurons_of_wide_levels_are_squares_of_few_paths(rng):
         assert drawn_paths(figure).count("M") == 6000 + 6001
         assert "".join(own.path for own in squares).count("Z") == 6001
         assert colors is None or {own.fillcolor for own in squares} == colors
-        assert len(figure.layout.shapes) < 270
+        assert len(figure.layout.shapes) < 360
         hovered = [row[0] for own in figure.data[1:3] for row in own.customdata]
         assert hovered == [f"neuron {neuron}" for neuron in range(6001)]
     strongest = int(trace.values[0, :6000].abs().argmax())

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 import graphnn
 
@@ -239,6 +240,57 @@ def test_the_page_and_the_figure_are_the_same_picture(browser, net, trace, tmp_p
         if own.mode == "markers":
             assert drawn[2] == list(own.marker.color)
             assert drawn[3] == pytest.approx(list(own.marker.size))
+
+
+def test_both_signs_are_seen_where_all_edges_are_equally_strong(browser, tmp_path):
+    rng = torch.Generator().manual_seed(5)
+    edges = torch.cartesian_prod(torch.arange(60), torch.arange(60, 100)).t()
+    weight = torch.rand(2400, generator=rng).sub_(0.5).sign_()
+    net = graphnn.Network(graphnn.NeuronGraph(edges), weight)
+    graphnn.viz.write_html(net, tmp_path / "net.html", max_edges=2400)
+    opened(browser, tmp_path / "net.html")
+    figure: Any = graphnn.viz.draw(net, max_edges=2400)
+    shapes = browser.run(f"{PICTURE}.layout.shapes")
+    assert shapes == [shape.to_plotly_json() for shape in figure.layout.shapes]
+    browser.screenshot(tmp_path / "net.png")
+    pixels = imread(tmp_path / "net.png")[..., :3]
+    blue, orange = (
+        int((abs(pixels - [one / 255 for one in color]) < 0.02).all(-1).sum())
+        for color in ((0, 114, 178), (230, 97, 0))
+    )
+    assert min(blue, orange) > 20_000
+    assert 0.7 < blue / orange < 1.4
+
+
+def test_the_picture_fits_the_window(browser, net, trace, tmp_path):
+    graphnn.viz.write_html(net, tmp_path / "net.html", trace, image_shape={"image": (1, 2)})
+    boxes = """[document.documentElement.scrollWidth, document.documentElement.scrollHeight,
+        ...[".main-svg", ".legend"].flatMap((own) => {
+            const box = document.querySelector(own).getBoundingClientRect();
+            return [box.left, box.top, box.right, box.bottom];
+        })]"""
+    try:
+        for width, height in ((1366, 650), (1100, 800), (1920, 1080)):
+            browser.resize(width, height)
+            opened(browser, tmp_path / "net.html")
+            slide(browser, "sample", 1)
+            found = browser.run(boxes)
+            assert found[:2] == [width, height]
+            assert found[2] == 0
+            assert found[4:6] == [width, height]
+            left, top, right, bottom = found[6:]
+            assert left >= 0
+            assert right <= width
+            assert height - 60 < top < bottom <= height
+        # A low one scrolls, but only downwards.
+        browser.resize(700, 300)
+        opened(browser, tmp_path / "net.html")
+        found = browser.run(boxes)
+        assert found[0] == found[4] <= 700
+        assert found[5] - found[3] == 420
+        assert found[1] == found[5]
+    finally:
+        browser.resize(1300, 900)
 
 
 def test_scores_follow_the_slider_and_what_is_not_finite_is_said(browser, tmp_path):
