@@ -49,7 +49,8 @@ def read_file(path: Path, columns: Columns) -> EdgeTable:
 
 def _find_columns(path: Path, stream: TextIO, columns: Columns) -> tuple[str, tuple[int, ...], int]:
     """The separator, the columns' places and the number of fields, by the first line."""
-    separators = "\t" if path.suffix.lower() in _TAB_SUFFIXES else "\t,;"
+    has_tabs = path.suffix.lower() in _TAB_SUFFIXES
+    separators = "\t" if has_tabs else "\t,;"
     lines = {separator: _first_line(stream, separator) for separator in separators}
     for separator, fields in lines.items():
         found = columns.find(list(range(len(fields))) if columns.are_places else fields)
@@ -57,15 +58,18 @@ def _find_columns(path: Path, stream: TextIO, columns: Columns) -> tuple[str, tu
             return separator, found, len(fields)
     got = max(lines.values(), key=len)
     shown = ", ".join(map(repr, got))[:200] or "nothing"
+    separated = (
+        f"tabs, as in every {path.suffix} file" if has_tabs else "tabs, commas or semicolons"
+    )
     if columns.are_places:
         raise FormatError(
             f"{path}, line 1: every row must have the fields {columns.shown}, counted from 0 and "
-            f"separated by tabs, commas or semicolons (got {shown})."
+            f"separated by {separated} (got {shown})."
         )
     raise FormatError(
         f"{path}, line 1: the header must name one column each for {columns.shown}, separated by "
-        f"tabs, commas or semicolons (got {shown}). Name other columns in columns=; columns=(0, 1) "
-        "reads a file without a header."
+        f"{separated} (got {shown}). Name other columns in columns=; columns=(0, 1) reads a file "
+        "without a header."
     )
 
 

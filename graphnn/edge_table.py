@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -101,7 +101,8 @@ class EdgeTable:
 def read_ids(edges: Tensor | np.ndarray) -> EdgeTable:
     """Reads a (2, E) integer tensor or array, whose ids stay what they are."""
     try:
-        ids = wiring.read_edge_index(edges)
+        # What is below says where labels go.
+        ids = wiring.read_edge_index(edges, for_labels="")
         # Negative ids are refused here; there is no upper bound yet.
         wiring.check_range(ids, int(ids.max()) + 1 if ids.numel() else 0)
     except GraphError as error:
@@ -130,7 +131,10 @@ def read_matrix(matrix: Any) -> EdgeTable:
 
 def read_rows(edges: Any) -> EdgeTable:
     """Reads any iterable of tuples or lists (source, target[, weight]), once."""
-    if isinstance(edges, Mapping) or not isinstance(edges, Iterable):
+    # What is a mapping and a set too is a set of edges that can be asked for their attributes, such
+    # as networkx's views; a dict's values would be lost.
+    is_view = isinstance(edges, Mapping) and isinstance(edges, Set)
+    if (isinstance(edges, Mapping) and not is_view) or not isinstance(edges, Iterable):
         raise GraphError(
             "edges must be an iterable of (source, target) or (source, target, weight), a (2, E) "
             "integer tensor or array, one of scipy's sparse matrices, a pandas DataFrame, or the "
@@ -142,6 +146,12 @@ def read_rows(edges: Any) -> EdgeTable:
             f"edges must hold at least one edge (got an empty {type(edges).__name__})."
         )
     columns = _check_rows(rows)
+    if is_view and columns == 3:
+        raise GraphError(
+            "the edges of a multigraph end with a key, which is no weight (got "
+            f"{_shown(rows[0])} from {type(edges).__name__}). Pass graph.edges(data='weight') or, "
+            "to have the weights drawn, graph.edges()."
+        )
     cells = list(chain.from_iterable(rows))
     weights = cells[2::columns] if columns == 3 else None
     if columns == 3:

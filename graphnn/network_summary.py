@@ -35,13 +35,14 @@ def network_facts(net: Network) -> list[tuple[str, str]]:
     stored = [*net.parameters()]
     biases = graph.bias_neurons.numel()
     size = sum(own.numel() * own.element_size() for own in stored)
+    num_stored = sum(own.numel() for own in stored)
+    count = f"{num_stored:,}: {graph.num_edges:,} weights, {biases:,} biases"
+    if num_stored != graph.num_edges + biases:
+        # Tied or frozen ones, for example.
+        count = f"{num_stored:,} stored for {graph.num_edges:,} weights and {biases:,} biases"
     facts = [
         *graph_facts(graph),
-        (
-            "parameters",
-            f"{sum(own.numel() for own in stored):,}: {graph.num_edges:,} weights, {biases:,} "
-            f"biases, {_dtype(weight)} on {weight.device}",
-        ),
+        ("parameters", f"{count}, {_dtype(weight)} on {weight.device}"),
         ("memory", f"{bytes_text(size)} of parameters, {bytes_text(_wiring_size(net))} of edges"),
     ]
     if net.output_transform is not None:

@@ -114,7 +114,7 @@ class Sign(nn.Module):
     and assignment; wrong-signed ones keep their magnitude.
 
     Args:
-        sign: +1, -1 or 0 (free), one per entry, in the shape of the tensor.
+        sign: +1, -1 or 0 (free), one per entry, in the shape of the tensor; integers or floats.
 
     Raises:
         GraphError: `sign` holds anything else.
@@ -256,12 +256,19 @@ def _integers(values: Any, what: str) -> Tensor:
 
 
 def _read_sign(sign: Any) -> Tensor:
-    what = "sign must hold the integers +1, -1 and 0, one per entry"
-    read = _integers(sign, what)
-    wrong = read.abs() > 1
+    what = "sign must hold the numbers +1, -1 and 0, one per entry"
+    array = sign if isinstance(sign, Tensor) else np.asarray(sign)
+    kind = str(array.dtype).removeprefix("torch.")
+    if not kind.startswith(("int", "uint", "float", "bfloat")):
+        hint = " Pass torch.where(mask, 1, -1), or whichever sign True has." * (kind == "bool")
+        raise GraphError(f"{what} (got {kind} of shape {tuple(array.shape)}).{hint}")
+    read = array if isinstance(array, Tensor) else torch.as_tensor(array.astype(np.float64))
+    # Unsigned integers do not compare with -1.
+    read = read.detach().to(torch.float64)
+    wrong = (read.abs() != 1) & (read != 0)
     if wrong.any():
         place = int(wrong.reshape(-1).int().argmax())
-        raise GraphError(f"{what} (got {int(read.reshape(-1)[place])} at place {place}).")
+        raise GraphError(f"{what} (got {read.reshape(-1)[place].item():g} at place {place}).")
     return read.to(torch.int8)
 
 

@@ -23,6 +23,9 @@ Names = Sequence[Hashable] | None
 Groups = Mapping[str, Tensor]
 # An id beyond both implies so many isolated neurons that it is a label rather than a number.
 _IDS_ALWAYS_FIT, _IDS_PER_GIVEN = 2**24, 100
+# What to do with labels where ids are asked for: of a graph that is there, or only to be made.
+_LABELS_OF_A_GRAPH = " Where the graph has names, net.graph.ids(labels) gives their ids."
+_LABELS_OF_EDGES = " Labels go to graphnn.from_edges."
 
 
 def describe(neuron: Any, names: Names) -> str:
@@ -53,8 +56,11 @@ def _read_shape(read: Tensor) -> str:
     return f"shape {tuple(read.shape)}, {str(read.dtype).removeprefix('torch.')}"
 
 
-def _integers(value: Any, name: str, device: torch.device | None) -> Tensor:
-    """`value` as an own int64 tensor of its shape, on `device` or where it is."""
+def _integers(value: Any, name: str, device: torch.device | None, for_labels: str = "") -> Tensor:
+    """`value` as an own int64 tensor of its shape, on `device` or where it is.
+
+    `for_labels` is what the error says to do with strings.
+    """
     if isinstance(value, Tensor):
         if value.layout != torch.strided:
             raise GraphError(f"{name} must be a dense tensor (got layout {value.layout}).")
@@ -71,16 +77,18 @@ def _integers(value: Any, name: str, device: torch.device | None) -> Tensor:
     if array.size == 0 and array.dtype == np.float64:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
-        raise GraphError(f"{name} must hold integers (got {_shape_of(array)}).")
+        has_labels = array.dtype.kind in "OUT" and any(isinstance(own, str) for own in array.flat)
+        hint = for_labels if has_labels else ""
+        raise GraphError(f"{name} must hold integers (got {_shape_of(array)}).{hint}")
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise GraphError(f"{name} must fit into int64 (got {array.max()}).")
     own = torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
     return own if device is None else own.to(device)
 
 
-def read_edge_index(edge_index: Any) -> Tensor:
+def read_edge_index(edge_index: Any, for_labels: str = _LABELS_OF_EDGES) -> Tensor:
     """`edge_index` as an own (2, E) int64 tensor, where it is; arrays and lists on the CPU."""
-    edges = _integers(edge_index, "edge_index", None)
+    edges = _integers(edge_index, "edge_index", None, for_labels)
     if edges.dim() != 2 or edges.shape[0] != 2:
         hint = " Transpose it." if edges.dim() == 2 and edges.shape[1] == 2 else ""
         raise GraphError(
@@ -94,17 +102,18 @@ def read_ids(
     ids: Any, name: str, count: int, kind: str = "neuron", device: torch.device | None = None
 ) -> Tensor:
     """`ids` as an own (n,) int64 tensor of ids below `count` on `device`, by default the CPU."""
-    read = _id_tensor(ids, name, kind, device or torch.device("cpu"))
+    for_labels = _LABELS_OF_A_GRAPH if kind == "neuron" else ""
+    read = _id_tensor(ids, name, kind, device or torch.device("cpu"), for_labels)
     _check_ids(read, name, count, kind)
     return read
 
 
-def _id_tensor(ids: Any, name: str, kind: str, device: torch.device) -> Tensor:
+def _id_tensor(ids: Any, name: str, kind: str, device: torch.device, for_labels: str) -> Tensor:
     if not isinstance(ids, Tensor | np.ndarray | Sequence):
         if not isinstance(ids, Iterable):
             raise GraphError(f"{name} must be a sequence of {kind} ids (got {ids!r}).")
         ids = list(ids)
-    read = _integers(ids, name, device)
+    read = _integers(ids, name, device, for_labels)
     if read.dim() != 1:
         raise GraphError(f"{name} must be one-dimensional (got {_read_shape(read)}).")
     return read
@@ -256,7 +265,8 @@ def read_groups(groups: Any, role: str, device: torch.device) -> Groups | None:
     for name in groups:
         _check_group_name(name, role)
     return {
-        name: _id_tensor(ids, _place(name, role), "neuron", device) for name, ids in groups.items()
+        name: _id_tensor(ids, _place(name, role), "neuron", device, _LABELS_OF_EDGES)
+        for name, ids in groups.items()
     }
 
 

@@ -103,6 +103,18 @@ def test_lists_zips_and_views_are_rows_too():
     assert set(names_of(by_name)) == set("xyho")
 
 
+def test_the_edges_of_a_networkx_graph_are_rows():
+    graph = nx.DiGraph([("x", "h"), ("h", "y"), ("x", "y")])
+    listed = from_edges(list(graph.edges))
+    for edges in (graph.edges, graph.edges(), nx.MultiDiGraph(graph).edges()):
+        assert from_edges(edges).graph == listed.graph
+
+
+def test_the_keys_of_a_multigraph_are_no_weights():
+    with pytest.raises(GraphError, match=r"a key, which is no weight .*data='weight'"):
+        from_edges(nx.MultiDiGraph([("x", "y")]).edges)
+
+
 def test_a_list_of_pairs_is_rows_even_where_it_could_be_an_edge_index():
     net = from_edges([[0, 1], [1, 2]])
     assert edge_list(net) == [[0, 1], [1, 2]]
@@ -395,6 +407,15 @@ def test_a_number_for_a_files_label_is_answered_with_the_label(tmp_path):
     path = write(tmp_path / "edges.csv", "source,target\n0,1\n")
     with pytest.raises(GraphError, match=r"but 0 does not. Did you mean '0' \(str\)\?"):
         from_edges(path, inputs=[0])
+
+
+@pytest.mark.parametrize("columns", [None, (0, 1)])
+def test_commas_in_a_file_of_tabs_are_answered_with_tabs(tmp_path, columns):
+    path = write(tmp_path / "edges.tsv", "source,target\na,b\n")
+    with pytest.raises(
+        FormatError, match=r"by tabs, as in every \.tsv file \(got 'source,target'\)"
+    ):
+        from_edges(path, columns=columns)
 
 
 HEADER = "source,target,weight\n"

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import graphnn
+from graphnn import activation
 from graphnn.cli import main
 
 EDGES = "source,target,weight\nx,h,2.0\nz,h,-1.0\nh,y,3.0\nx,y,-0.5\n"
@@ -262,6 +263,59 @@ def test_weights_of_a_list_with_tabs_are_not_drawn(tmp_path, capsys):
     assert graphnn.load(tmp_path / "n.safetensors").weight.tolist() == [2.0, -1.0, 3.0, -0.5]
 
 
+def test_a_list_without_a_header_is_read_by_places(tmp_path, capsys):
+    path, out = tmp_path / "bare.tsv", tmp_path / "n.safetensors"
+    path.write_text("a\t7\tb\nb\t9\tc\n")
+    error = refused(capsys, "info", path)
+    assert "Name others in --columns; --columns 0,1 reads a file without a header" in error
+    assert main(["convert", str(path), str(out), "--columns", "0,2,1"]) == 0
+    assert capsys.readouterr().err == ""
+    net = graphnn.load(out)
+    assert net.graph.names == ("a", "b", "c")
+    assert net.weight.tolist() == [7.0, 9.0]
+    assert main(["info", str(path), "--columns", "0,2"]) == 0
+    assert "--columns has no weight: the weights are drawn" in capsys.readouterr().err
+
+
+def test_columns_are_named(tmp_path, capsys):
+    path, out = tmp_path / "named.csv", tmp_path / "n.safetensors"
+    path.write_text('"from, or pre",to,w\na,b,2\n')
+    assert main(["convert", str(path), str(out), "--columns", '"from, or pre",to,w']) == 0
+    assert graphnn.load(out).weight.tolist() == [2.0]
+    assert "--columns must name two or three" in refused(capsys, "info", path, "--columns", "to")
+    assert "--columns: must be names" in refused(capsys, "info", path, "--columns", "a\nb,c")
+    assert "header must name one column each for a, to" in refused(
+        capsys, "info", path, "--columns", "a,to"
+    )
+
+
+def test_errors_speak_of_options(edges, tmp_path, capsys):
+    edges.write_text(EDGES + "x,h,0.5\n")
+    error = refused(capsys, "info", edges)
+    assert "pass --coalesce sum to add duplicates up" in error
+    edges.write_text(EDGES)
+    error = refused(capsys, "info", edges, "--activation", "rellu")
+    assert error.endswith("Did you mean 'relu' or 'relu6' or 'elu'?\n")
+    half = tmp_path / "half.safetensors"
+    graphnn.save(graphnn.from_edges([("a", "b")], dtype=torch.bfloat16), half)
+    error = refused(capsys, "convert", half, tmp_path / "half.onnx")
+    assert error.endswith("(got torch.bfloat16). Write .safetensors instead.\n")
+    error = refused(capsys, "draw", edges, "-o", tmp_path / "net.html", "--max-edges", "-1")
+    assert error.endswith("--max-edges must be an integer of at least 0 (got -1).\n")
+
+
+def test_activations_of_ones_own_are_read_in_python(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "own.safetensors"
+    graphnn.register_activation("test_cli_cube", lambda x: x**3)
+    graphnn.save(graphnn.from_edges([("a", "b")], output_activation="test_cli_cube"), path)
+    # As in another process, which does not know it.
+    monkeypatch.delitem(activation._RULES, "test_cli_cube")
+    activation._resolve.cache_clear()
+    error = refused(capsys, "info", path)
+    assert "A network with activations of its own is read in Python." in error
+    assert "register" not in error
+
+
 def test_duplicates_of_a_list_are_added_up_on_request(tmp_path, capsys):
     path = tmp_path / "twice.csv"
     path.write_text(EDGES + "x,h,0.5\n")
@@ -271,7 +325,13 @@ def test_duplicates_of_a_list_are_added_up_on_request(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "option", [("--activation", "relu"), ("--output-activation", "sin"), ("--seed", "0")]
+    "option",
+    [
+        ("--activation", "relu"),
+        ("--output-activation", "sin"),
+        ("--seed", "0"),
+        ("--columns", "0,1"),
+    ],
 )
 def test_options_of_edge_lists_are_refused_elsewhere(saved, option, capsys):
     error = refused(capsys, "info", saved, *option)

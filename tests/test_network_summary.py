@@ -44,7 +44,7 @@ def test_a_network_inside_a_module_stays_short(net):
 def test_parametrized_and_meta_networks(net):
     frozen = graphnn.parametrize.Frozen(torch.tensor([True, False, False, False]), 1.0)
     parametrize.register_parametrization(net, "weight", frozen)
-    assert "4 weights" in str(net)
+    assert "parameters   5 stored for 4 weights and 2 biases, float32 on cpu" in str(net)
     assert "on meta" in str(graphnn.Network(net.graph, device="meta"))
 
 

@@ -2,6 +2,7 @@ import copy
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cases import ON_CPU
@@ -506,6 +507,28 @@ def test_they_follow_their_module_to_another_dtype(rng):
     assert net(inputs(rng, net)).dtype == torch.float64
 
 
+@pytest.mark.parametrize(
+    "sign",
+    [
+        [1.0, -1.0, 0.0, 1.0, -1.0],
+        torch.tensor([1.0, -1.0, -0.0, 1.0, -1.0], dtype=torch.bfloat16, requires_grad=True),
+        np.array([1, -1, 0, 1, -1], np.float64),
+        np.array([1, -1, 0, 1, -1], np.int16),
+    ],
+)
+def test_signs_are_numbers_of_any_dtype(sign):
+    held = Sign(sign).sign
+    assert held.dtype == torch.int8
+    assert held.tolist() == [1, -1, 0, 1, -1]
+
+
+def test_signs_are_copied():
+    sign = torch.tensor([1, -1], dtype=torch.int8)
+    part = Sign(sign)
+    sign.zero_()
+    assert part.sign.tolist() == [1, -1]
+
+
 def test_they_show_themselves():
     assert "num_positive=2, num_negative=2, num_free=1" in repr(Sign(SIGNS))
     assert "num_entries=5, num_groups=3" in repr(Tied(INDEX))
@@ -514,9 +537,12 @@ def test_they_show_themselves():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sign([1, 2, 0]), r"sign must hold the integers .* \(got 2 at place 1\)"),
-        (lambda: Sign([1.0, -1.0]), r"\(got float64 of shape \(2,\)\)"),
-        (lambda: Sign([True]), r"\(got bool of shape"),
+        (lambda: Sign([1, 2, 0]), r"sign must hold the numbers .* \(got 2 at place 1\)"),
+        (lambda: Sign([1.0, 0.5, -2.0]), r"\(got 0\.5 at place 1\)"),
+        (lambda: Sign([1.0, float("nan")]), r"\(got nan at place 1\)"),
+        (lambda: Sign(np.array([1, 255], np.uint8)), r"\(got 255 at place 1\)"),
+        (lambda: Sign([True]), r"\(got bool of shape .* torch\.where\(mask, 1, -1\)"),
+        (lambda: Sign([1j]), r"\(got complex128 of shape"),
         (lambda: Sign("+-"), r"\(got <U2"),
         (lambda: Tied([0, 2, 2]), r"none is in group 1 \(the highest is 2\)"),
         (lambda: Tied([0, -1]), r"\(got -1 at place 1\)"),

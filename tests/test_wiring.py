@@ -187,6 +187,26 @@ def test_refuses_edges_of_a_wrong_kind(edges, message):
     refuses(f"edge_index {message}", edges)
 
 
+def test_labels_where_ids_are_asked_for():
+    """The error says what makes ids of them; numbers that are none get no such hint."""
+    net = graphnn.from_edges([("a", "b"), ("b", "c")])
+    hint = r"integers \(got shape \(1,\), .*net\.graph\.ids\(labels\)"
+    for labels in (["b"], np.array(["b"]), np.array(["b"], object)):
+        with pytest.raises(graphnn.GraphError, match=f"neurons must hold {hint}"):
+            graphnn.edit.remove_neurons(net, labels)
+        with pytest.raises(graphnn.GraphError, match=f"sources must hold {hint}"):
+            net.graph.edge_ids(labels, ["c"])
+    with pytest.raises(graphnn.GraphError, match=r"float64\)\.$"):
+        graphnn.edit.remove_neurons(net, [0.5])
+    refuses(r"edge_index must hold .* Labels go to graphnn\.from_edges", [["a"], ["b"]])
+    refuses(
+        r"inputs must hold .* Labels go to graphnn\.from_edges", DIAMOND, inputs=["a"], names="abcd"
+    )
+    with pytest.raises(graphnn.GraphError) as refused:
+        graphnn.from_edges(np.array([["a"], ["b"]]))
+    assert str(refused.value).count("Labels") == 1
+
+
 @pytest.mark.parametrize(
     ("edges", "num_neurons", "message"),
     [

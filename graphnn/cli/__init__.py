@@ -14,6 +14,8 @@ from typing import NoReturn
 import graphnn
 from graphnn import demo
 from graphnn.cli import convert, draw, info, triplets
+from graphnn.cli.files import read_columns
+from graphnn.cli.messages import one_line
 
 _FILE_HELP = "a network: .graphml, .safetensors, .onnx, or an edge list .csv or .tsv"
 
@@ -48,15 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("graphnn: interrupted", file=sys.stderr)
         return 130
     except (graphnn.GraphNNError, OSError, ImportError) as error:
-        print(f"graphnn: error: {_one_line(error)}", file=sys.stderr)
+        print(f"graphnn: error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,6 +158,11 @@ def _add_file(command: argparse.ArgumentParser, metavar: str = "FILE") -> None:
         "edge lists",
         "An edge list is a table whose first row names source, target and, optionally, weight.",
     )
+    only.add_argument(
+        "--columns", metavar="SOURCE,TARGET[,WEIGHT]", type=read_columns,
+        help="the columns that hold these: their names, such as 'from,to', or, in a table without "
+        "a row of names, their places counted from 0, such as 0,1",
+    )  # fmt: skip
     only.add_argument(
         "--activation", metavar="NAME",
         help="of the hidden neurons, such as tanh or 'leaky_relu(0.2)' (default: relu)",

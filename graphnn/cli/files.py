@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def read_network(given: argparse.Namespace) -> graphnn.Network:
     suffix = format_of(path)
     if suffix in SEPARATORS:
         return _read_edges(path, given)
-    for option in ("activation", "output_activation", "coalesce", "seed"):
+    for option in ("columns", "activation", "output_activation", "coalesce", "seed"):
         if getattr(given, option) is not None:
             raise graphnn.FormatError(
                 f"{path}: --{option.replace('_', '-')} must go with an edge list; a {suffix} file "
@@ -67,10 +68,23 @@ def _read_edges(path: Path, given: argparse.Namespace) -> graphnn.Network:
         bias=False,
         coalesce=given.coalesce,
         generator=generator,
+        columns=given.columns,
     )
     if not torch.equal(generator.get_state(), before):
-        note(f"{path} has no column 'weight': the weights are drawn, from --seed {seed}")
+        why = (
+            f"{path} has no column 'weight'" if given.columns is None else "--columns has no weight"
+        )
+        note(f"{why}: the weights are drawn, from --seed {seed}")
     return net
+
+
+def read_columns(text: str) -> tuple[str | int, ...]:
+    """The columns that `--columns` names; whole numbers alone are places."""
+    try:
+        names = next(csv.reader([text]), [])
+    except csv.Error as error:
+        raise argparse.ArgumentTypeError(f"must be names with commas between ({error})") from None
+    return tuple(map(int, names)) if all(name.isdecimal() for name in names) else tuple(names)
 
 
 def note(text: str) -> None:

@@ -179,7 +179,7 @@ def _open(parent: Layer, first_owner: dict[int, Layer]) -> Iterator[tuple[Layer,
             layer.refuse(
                 "cannot be read as neurons and edges. A layer must be an nn.Linear, an activation "
                 "that graphnn has a name for, a Dropout, Identity, BatchNorm1d, Flatten, Softmax, "
-                "LogSoftmax or Sequential, with torch's own forward."
+                f"LogSoftmax or Sequential, with torch's own forward.{_other_reader(layer)}"
             )
         if kind is nn.Sequential:
             yield from _open(layer, first_owner)
@@ -193,3 +193,13 @@ def _open(parent: Layer, first_owner: dict[int, Layer]) -> Iterator[tuple[Layer,
                     "weight. Give each layer its own (copy.deepcopy)."
                 )
         yield layer, kind
+
+
+def _other_reader(layer: Layer) -> str:
+    # Which builds on this module.
+    from graphnn.convert.traced.layers import TRACED_LAYERS
+
+    if layer.kind(TRACED_LAYERS) is None:
+        return ""
+    name = type(layer.module).__name__
+    return f" graphnn.from_module(model, example_input) reads an nn.{name}."

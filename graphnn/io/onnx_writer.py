@@ -96,6 +96,7 @@ class _Writer:
         self._nodes: list[Any] = []
         self._initializers: list[Any] = []
         self._numbers: dict[float, str] = {}
+        self._axis: str | None = None
         self._plan = build_plan(net.graph, "cpu")
 
     def add(self, operation: str, *inputs: str, **attributes: Any) -> str:
@@ -137,7 +138,6 @@ class _Writer:
         # A place that holds 0 for neurons of a smaller fan-in, or without a bias.
         self._weights = self.add("Concat", self._store(WEIGHT, record.weight.numpy()), zero, axis=0)
         self._biases = self.add("Concat", self._store(BIAS, record.bias.numpy()), zero, axis=0)
-        self._axis = self._ids("number.axis", [1])
         values = [self._inputs()]
         for level in self._plan.tables.levels:
             values.append(self._level(level, values))
@@ -236,6 +236,7 @@ class _Writer:
             weight = self._gather(self._weights, f"{own}.edges", ids)
             sources = self._gather(pool, f"{own}.sources", columns[places])
             product = self.add("MatMul", weight, sources)
+            self._axis = self._axis or self._ids("number.axis", [1])
             parts.append(self.add("Squeeze", product, self._axis))
             order.append(rows)
         joined = parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=0)

@@ -39,8 +39,8 @@ def test_samples_are_read_and_one_is_first(edges, tmp_path):
     ("arguments", "message"),
     [
         (["-o", "net.txt"], "the page's name must end in .html (got '.txt')"),
-        (["-o", "net.html", "--max-edges", "-1"], "max_edges must be an integer of at least 0"),
-        (["-o", "net.html", "--sample", "1"], "sample must be 0 where no trace is given"),
+        (["-o", "net.html", "--max-edges", "-1"], "--max-edges must be an integer of at least 0"),
+        (["-o", "net.html", "--sample", "1"], "--sample must be 0 where no trace is given"),
         (["-o", "net.html", "--input", "none.csv"], "none.csv"),
     ],
 )

@@ -110,6 +110,22 @@ def test_layers_that_are_refused(layers, message):
         from_sequential(nn.Sequential(*layers))
 
 
+@pytest.mark.parametrize(
+    ("layer", "is_read"),
+    [
+        (nn.Conv2d(1, 1, 2), True),
+        (nn.AvgPool1d(2), True),
+        (nn.Unflatten(1, (1, 4)), True),
+        (nn.MaxPool2d(2), False),
+        (nn.LSTM(3, 4), False),
+    ],
+)
+def test_layers_that_from_module_reads_are_sent_there(layer, is_read):
+    with pytest.raises(graphnn.ConversionError) as refused:
+        from_sequential(nn.Sequential(layer))
+    assert ("graphnn.from_module(model, example_input) reads" in str(refused.value)) == is_read
+
+
 def test_one_layer_at_two_places_is_refused_naming_both():
     with pytest.raises(
         graphnn.ConversionError,

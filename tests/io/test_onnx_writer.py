@@ -147,6 +147,19 @@ def test_a_dense_level_is_one_matrix_product(tmp_path, rng):
     assert operations.count("MatMul") == 2
 
 
+@pytest.mark.parametrize(
+    "edges",
+    [[[0, 1, 0, 1], [2, 2, 3, 3]], [[0, 1, 1], [2, 2, 3]]],
+    ids=["a complete level", "fan-ins that differ"],
+)
+def test_every_stored_constant_is_read(tmp_path, rng, edges):
+    path = tmp_path / "net.onnx"
+    check(drawn(graphnn.NeuronGraph(edges, activation="relu"), rng), path, rng)
+    stored = onnx.load(path).graph
+    read = {name for node in stored.node for name in node.input}
+    assert {own.name for own in stored.initializer} - read == set()
+
+
 def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path, rng):
     path = tmp_path / "net.onnx"
     graph = graphnn.NeuronGraph([[0], [1]])

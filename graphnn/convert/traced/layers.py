@@ -37,7 +37,7 @@ _POOLS: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.Softmax: ("softmax", ("dim",)),
     nn.LogSoftmax: ("log_softmax", ("dim",)),
 }  # fmt: skip
-_KNOWN = (
+TRACED_LAYERS: tuple[type[nn.Module], ...] = (
     nn.Linear, *_CONVOLUTIONS, *_NORMS, *_MOVES, *_POOLS, *DROPPED_LAYERS, *ACTIVATION_LAYERS
 )  # fmt: skip
 
@@ -67,7 +67,7 @@ class Layers:
         Raises:
             ConversionError: It is none that neurons can do.
         """
-        kind = layer.kind(_KNOWN)
+        kind = layer.kind(TRACED_LAYERS)
         if kind is None:
             raise ConversionError(reason(type(layer.module).__name__))
         if not isinstance(x, Neurons):
