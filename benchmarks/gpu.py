@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import statistics
 import subprocess
 import time
@@ -33,7 +32,7 @@ from benchmarks.clock import quantiles
 from benchmarks.conditions import conditions, save
 from benchmarks.contenders.own import Auto
 from benchmarks.gpu_cases import Case, cases
-from benchmarks.gpu_clock import Clock, limits, roofline
+from benchmarks.gpu_clock import Clock, device_for, limits, roofline
 from benchmarks.gpu_contenders import Contender, Kind
 from benchmarks.problem import FORWARD, TRAINING, Problem
 
@@ -236,14 +235,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.5, help="seconds of timed calls a row")
     parser.add_argument("--output", type=Path, help="file for the JSON lines")
     arguments = parser.parse_args()
-    if torch.cuda.is_available():
-        device = torch.device("cuda")
-    elif arguments.quick:
-        # Before the first kernel is made.
-        os.environ["TRITON_INTERPRET"] = "1"
-        device = torch.device("cpu")
-    else:
-        raise SystemExit("python -m benchmarks.gpu needs a GPU; --quick runs without one.")
+    device = device_for("gpu", arguments.quick)
     clock, start = Clock(device), time.perf_counter()
     reached = roofline(device, clock)
     print(reached, flush=True)

@@ -8,7 +8,6 @@ same bits forward, whatever is chosen. With ``--quick``, tiny networks run in Tr
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,8 @@ import torch
 
 import graphnn
 from benchmarks.conditions import conditions, save
-from benchmarks.gpu_clock import Clock
+from benchmarks.gpu import gpu_versions
+from benchmarks.gpu_clock import Clock, device_for
 from benchmarks.problem import FORWARD, TRAINING
 from graphnn import generate
 from graphnn.backends import fused_gpu, fused_gpu_graphs, fused_gpu_pass, fused_gpu_tiles
@@ -153,14 +153,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny networks: to see that it runs")
     parser.add_argument("--output", type=Path, help="file for the JSON lines")
     arguments = parser.parse_args()
-    if torch.cuda.is_available():
-        device = torch.device("cuda")
-    elif arguments.quick:
-        os.environ["TRITON_INTERPRET"] = "1"
-        device = torch.device("cpu")
-    else:
-        raise SystemExit("python -m benchmarks.gpu_choice needs a GPU; --quick runs without one.")
+    device = device_for("gpu_choice", arguments.quick)
     now, made = conditions(), []
+    now["versions"] |= gpu_versions(device)
     for line in lines(device, Clock(device), arguments.quick):
         made.append({**now, **line})
         mark = "*" if line["is_chosen"] else " "

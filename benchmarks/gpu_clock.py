@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -62,6 +63,22 @@ class Clock:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+
+
+def device_for(name: str, quick: bool) -> torch.device:
+    """The GPU; where there is none a CPU that interprets kernels, if it is to be quick.
+
+    Args:
+        name: The benchmark's.
+        quick: Whether networks are tiny.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if not quick:
+        raise SystemExit(f"python -m benchmarks.{name} needs a GPU; --quick runs without one.")
+    # Before the first kernel is made.
+    os.environ["TRITON_INTERPRET"] = "1"
+    return torch.device("cpu")
 
 
 def roofline(device: torch.device, clock: Clock) -> dict[str, float]:
