@@ -57,7 +57,6 @@ class Way:
 
         def walk_tile(batch: int, widest: int) -> Tile:
             cols = min(self.cols, fused_gpu_tiles.stride_of(batch))
-            # With so many samples alone a batch takes this tile.
             return fused_gpu_tiles.walk_tile_of(cols, widest)
 
         def level_tile(batch: int, elements: int) -> Tile:

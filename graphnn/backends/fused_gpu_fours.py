@@ -114,6 +114,7 @@ def _differing(rows: Tensor, follows: Tensor, row_ptr: Tensor, source: Tensor) -
 
 
 def _by_fours(rows: Tensor, follows: Tensor, level: Tensor, num_levels: int) -> Fours:
+    """The rows, all of whose levels are kept, four by four."""
     first, place = _groups(follows)
     begins = (place % 4 == 0).nonzero().flatten()
     four = (place % 4 == 0).cumsum(0) - 1

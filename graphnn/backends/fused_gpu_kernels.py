@@ -95,11 +95,14 @@ def _gathered(
 
 
 @triton.jit
-def _four_edges(
-    state, ends, weights, k, count, cols, room, ROWS: tl.constexpr, COLS: tl.constexpr,
+def _add_four_edges(
+    total, state, ends, weights, k, count, cols, room, ROWS: tl.constexpr, COLS: tl.constexpr,
     ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Numbers at the other ends of four edges of each row, and weights; 0 beyond its `count`."""
+    """The sums with four more edges of each row, and the numbers at the edges' other ends.
+
+    Beyond a row's `count` edges both weights and numbers are 0.
+    """
     has0, has1, has2, has3 = k < count, k + 1 < count, k + 2 < count, k + 3 < count
     end0 = tl.load(ends + k, mask=has0, other=0)
     end1 = tl.load(ends + k + 1, mask=has1, other=0)
@@ -113,7 +116,8 @@ def _four_edges(
     w1 = _weights(weights, k + 1, has1, ROWS, COLS, ACC)
     w2 = _weights(weights, k + 2, has2, ROWS, COLS, ACC)
     w3 = _weights(weights, k + 3, has3, ROWS, COLS, ACC)
-    return v0, v1, v2, v3, w0, w1, w2, w3
+    total = tl.fma(w3, v3, tl.fma(w2, v2, tl.fma(w1, v1, tl.fma(w0, v0, total))))
+    return total, v0, v1, v2, v3
 
 
 @triton.jit
@@ -133,13 +137,9 @@ def _run_rows(
     # Added first, so that the places of the edges that follow are constants away.
     sources, weights = source + edge, weight + edge
     for k in tl.range(0, tl.max(count, 0), 4):
-        v0, v1, v2, v3, w0, w1, w2, w3 = _four_edges(
-            values, sources, weights, k, count, cols, stride, ROWS, COLS, ACC, INDEX
+        total, _, _, _, _ = _add_four_edges(
+            total, values, sources, weights, k, count, cols, stride, ROWS, COLS, ACC, INDEX
         )
-        total = tl.fma(w0, v0, total)
-        total = tl.fma(w1, v1, total)
-        total = tl.fma(w2, v2, total)
-        total = tl.fma(w3, v3, total)
     _activate_rows(
         total + own_bias, kinds, values, pres, shift, rows, is_row, cols, stride, ring, INDEX,
         USED, KEEPS_PRE, SHIFTED,
@@ -312,13 +312,9 @@ def _back_rows(
         dots = tl.zeros([ROWS, COLS], ACC)
         # Four at a time: the threads' additions of a dot product hold up all loads that come later.
         for k in tl.range(start, tl.minimum(start + COLS, longest), 4):
-            g0, g1, g2, g3, w0, w1, w2, w3 = _four_edges(
-                gradient, targets, weights, k, count, cols, span, ROWS, COLS, ACC, INDEX
+            total, g0, g1, g2, g3 = _add_four_edges(
+                total, gradient, targets, weights, k, count, cols, span, ROWS, COLS, ACC, INDEX
             )
-            total = tl.fma(w0, g0, total)
-            total = tl.fma(w1, g1, total)
-            total = tl.fma(w2, g2, total)
-            total = tl.fma(w3, g3, total)
             if DOTS:
                 dots = _with_dot(dots, g0 * own_value, lane == k - start)
                 dots = _with_dot(dots, g1 * own_value, lane == k + 1 - start)
